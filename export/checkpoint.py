@@ -1,0 +1,234 @@
+"""Reading and writing ``model.pt``: our own format, safetensors and torchvision-style state dicts.
+
+Nothing here ever unpickles code: torch files are read with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dkcam.errors import CheckpointError
+from dkcam.export.model import ModelConfig, ResNet, scaled
+
+FORMAT = "dkcam-checkpoint-1"
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model and what its input means.
+
+    weights: state dict, torchvision's names. labels: one per class. size: (height, width) in pixels it was trained
+    at, None if unknown. mean, std: of RGB values scaled to 0..1. resize: stretch, letterbox or crop.
+    sha256: of the file it came from, "" if it came from none. notes: free text values (training command, figures).
+    """
+
+    config: ModelConfig
+    weights: Mapping[str, Tensor]
+    labels: tuple[str, ...]
+    size: tuple[int, int] | None = None
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    resize: str = "stretch"
+    sha256: str = ""
+    notes: Mapping[str, str] | None = None
+
+    def module(self) -> ResNet:
+        """The network in evaluation mode, float32."""
+        model = ResNet(self.config)
+        _check_shapes(model, self.weights)
+        model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in self.weights.items()}, strict=False)
+        return model.eval()
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint, *, half: bool = False) -> None:
+    """Write our own format; ``half`` stores float16 weights. Written to a temporary name and moved into place."""
+    weights = {k: v.detach().cpu() for k, v in checkpoint.weights.items()}
+    if half:
+        weights = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
+    document = {
+        "format": FORMAT,
+        "config": {**checkpoint.config.to_dict(), "grid": list(checkpoint.config.grid) if checkpoint.config.grid else None},
+        "labels": list(checkpoint.labels),
+        "size": list(checkpoint.size) if checkpoint.size else None,
+        "mean": list(checkpoint.mean),
+        "std": list(checkpoint.std),
+        "resize": checkpoint.resize,
+        "notes": dict(checkpoint.notes or {}),
+        "weights": weights,
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        torch.save(document, temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(
+    path: Path,
+    *,
+    variant: str = "auto",
+    labels: tuple[str, ...] | None = None,
+    size: tuple[int, int] | None = None,
+) -> Checkpoint:
+    """Read a checkpoint; ``variant``, ``labels`` and ``size`` override or supply what the file does not say.
+
+    Errors: CheckpointError, one line, for a missing, empty, truncated or pickled file and for shapes that are not
+    a ResNet-50's.
+    """
+    data = _read(path)
+    digest = hashlib.sha256(data).hexdigest()
+    document, described = _parse(path, data)
+    if isinstance(document, Mapping) and document.get("format") == FORMAT:
+        checkpoint = _from_own(path, document)
+    else:
+        checkpoint = _from_state_dict(path, document, described)
+    if variant != "auto":
+        checkpoint = replace(checkpoint, config=_with_variant(checkpoint.config, variant))
+    if labels is not None:
+        if len(labels) != checkpoint.config.classes:
+            raise CheckpointError(
+                f"{path} has {checkpoint.config.classes} classes, the labels file has {len(labels)} lines; expected one label per class"
+            )
+        checkpoint = replace(checkpoint, labels=labels)
+    checkpoint = replace(checkpoint, sha256=digest, size=size or checkpoint.size)
+    try:
+        _check_shapes(ResNet(checkpoint.config), checkpoint.weights)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return checkpoint
+
+
+def _with_variant(config: ModelConfig, variant: str) -> ModelConfig:
+    try:
+        return replace(config, variant=variant)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def _read(path: Path) -> bytes:
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; expected a checkpoint (.pt, .pth or .safetensors)")
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; expected a checkpoint file (.pt, .pth or .safetensors)")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    if not data:
+        raise CheckpointError(f"{path} is empty; expected a checkpoint (.pt, .pth or .safetensors)")
+    return data
+
+
+def _parse(path: Path, data: bytes) -> tuple[Any, Mapping[str, str]]:
+    """The file's content, and safetensors' own metadata (empty for torch files)."""
+    import io
+    import pickle
+
+    if path.suffix == ".safetensors" or data[8:9] == b"{":
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        try:
+            length = int.from_bytes(data[:8], "little")
+            header = json.loads(data[8 : 8 + length])
+            return load(data), dict(header.get("__metadata__") or {})
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{path} is not a whole safetensors file ({_first_line(error)}); copy or save it again") from error
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), {}
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if found or "Unsupported" in str(error) or "weights_only" in str(error).lower() and "global" in str(error).lower():
+            what = f" ({found.group(1)})" if found else ""
+            raise CheckpointError(
+                f"{path} needs pickled code to load{what} and was refused, nothing in it was run; "
+                "save a state dict instead: torch.save(model.state_dict(), 'model.pt')"
+            ) from error
+        raise CheckpointError(f"{path} is not a torch checkpoint; expected torch.save(model.state_dict(), …) or safetensors") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError, IndexError, TypeError) as error:
+        raise CheckpointError(f"{path} is truncated or not a torch checkpoint ({_first_line(error)}); copy or save it again") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:120] if lines else type(error).__name__
+
+
+def _from_own(path: Path, document: Mapping[str, Any]) -> Checkpoint:
+    try:
+        config = dict(document["config"])
+        config["grid"] = tuple(config["grid"]) if config.get("grid") else None
+        size = document["size"]
+        labels = tuple(str(label) for label in document["labels"])
+        settings = ModelConfig(**config)
+        if len(labels) != settings.classes:
+            raise ValueError(f"{len(labels)} labels for {settings.classes} classes")
+        return Checkpoint(
+            config=settings,
+            weights=document["weights"],
+            labels=labels,
+            size=(int(size[0]), int(size[1])) if size else None,
+            mean=tuple(document["mean"]),
+            std=tuple(document["std"]),
+            resize=str(document["resize"]),
+            notes=dict(document.get("notes") or {}),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is a dkcam checkpoint with a damaged description: {_first_line(error)}") from error
+
+
+def _from_state_dict(path: Path, document: Any, described: Mapping[str, str]) -> Checkpoint:
+    if isinstance(document, Mapping):
+        for key in ("state_dict", "model_state_dict", "model"):
+            if isinstance(document.get(key), Mapping):
+                document = document[key]
+                break
+    if not isinstance(document, Mapping) or not document or not all(isinstance(v, Tensor) for v in document.values()):
+        raise CheckpointError(f"{path} holds no state dict; expected names such as conv1.weight with tensors")
+    weights = {re.sub(r"^((module|model|_orig_mod)\.)+", "", str(name)): value for name, value in document.items()}
+    missing = [name for name in ("conv1.weight", "layer4.2.conv3.weight", "fc.weight") if name not in weights]
+    if missing:
+        some = ", ".join(list(weights)[:3])
+        raise CheckpointError(f"{path} is not a ResNet-50: {missing[0]} is missing; it holds {some}, …")
+    if weights["fc.weight"].ndim != 2:
+        raise CheckpointError(f"{path}: fc.weight has shape {list(weights['fc.weight'].shape)}, expected [classes, channels]")
+    classes, channels = weights["fc.weight"].shape
+    variant = described.get("variant", "plain")
+    config = _with_variant(ModelConfig(classes=int(classes), width=_width_of(int(channels))), variant)
+    labels = tuple(json.loads(described["labels"])) if "labels" in described else tuple(f"class {i}" for i in range(classes))
+    return Checkpoint(config=config, weights=weights, labels=labels)
+
+
+def _width_of(channels: int) -> float:
+    """The width whose layer4 has this many channels."""
+    width = channels / 2048
+    return width if 4 * scaled(512, width) == channels else 1.0
+
+
+def _check_shapes(model: ResNet, weights: Mapping[str, Tensor]) -> None:
+    expected = model.state_dict()
+    for name, value in expected.items():
+        if name not in weights:
+            if name.endswith("num_batches_tracked"):
+                continue
+            raise CheckpointError(f"{name} is missing; expected shape {list(value.shape)}")
+        if weights[name].shape != value.shape:
+            raise CheckpointError(f"{name} has shape {list(weights[name].shape)}, expected {list(value.shape)}")
+    extra = [name for name in weights if name not in expected]
+    if extra:
+        raise CheckpointError(f"{extra[0]} is not part of a ResNet-50 ({len(extra)} such names); expected torchvision's names only")

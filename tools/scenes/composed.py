@@ -1,0 +1,214 @@
+"""Real sign crops on real road backgrounds, with exact boxes, mixed with windows of real frames.
+
+DATA is a folder that holds ``gtsrb_train`` (crops), ``gtsdb`` (road frames with sign boxes) and, for more
+backgrounds, ``tusimple``. GTSDB frames are split by frame into training and validation halves.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dkcam.errors import DataError
+from dkcam.rendered import Box
+from dkcam.rendered.road import paste
+from dkcam.rendered.signs import Picture
+from dkcam.tools.scenes.example import SIGN_LABELS, Example, SignSize, degrade
+from dkcam.tools.scenes.gtsrb import LABEL_OF_CLASS, Crop, load_crops, outline
+from dkcam.tools.scenes.rendered import RenderedScenes
+
+NO_SIGN_SHARE = 1 / 8  # of the pictures
+WINDOW_SHARE = 0.3  # of the training pictures are windows of real frames
+RENDERED_SHARE = 0.15  # are rendered scenes
+
+
+@dataclass(frozen=True)
+class RoadFrame:
+    """A real frame uint8 [H, W, 3] BGR with its sign boxes; label "" marks a sign that no label covers."""
+
+    name: str
+    picture: Picture
+    boxes: tuple[Box, ...]
+
+
+def load_gtsdb(folder: Path) -> list[RoadFrame]:
+    """All GTSDB frames with their boxes, in name order. Errors: DataError when a file is missing."""
+    table = folder / "boxes.csv"
+    if not table.is_file():
+        raise DataError(f"{table} is missing; expected the GTSDB frames with their boxes.csv")
+    boxes: dict[str, list[Box]] = {}
+    with table.open(newline="") as lines:
+        for row in csv.DictReader(lines):
+            label = LABEL_OF_CLASS.get(int(row["class_id"]), "")
+            place = [float(row[k]) for k in ("x1", "y1", "x2", "y2")]
+            boxes.setdefault(Path(row["file"]).name, []).append(Box(label, *place))
+    frames = []
+    for path in sorted((folder / "frames").glob("*.jpg")):
+        image = cv2.imread(str(path))
+        if image is None:
+            raise DataError(f"{path} cannot be read as a picture")
+        frames.append(RoadFrame(path.stem, np.asarray(image, np.uint8), tuple(boxes.get(path.name, ()))))
+    return frames
+
+
+def cut(frame: RoadFrame, left: float, top: float, scale: float, height: int, width: int) -> Picture:
+    """The window at (left, top) in frame pixels, ``scale`` output pixels per frame pixel; edges are mirrored."""
+    matrix = np.array([[1 / scale, 0, left], [0, 1 / scale, top]], np.float32)
+    if scale < 1:  # warping skips pixels when it shrinks: average first
+        x0, y0 = int(np.floor(left)), int(np.floor(top))
+        x1, y1 = int(np.ceil(left + width / scale)), int(np.ceil(top + height / scale))
+        if x0 >= 0 and y0 >= 0 and x1 <= frame.picture.shape[1] and y1 <= frame.picture.shape[0]:
+            return np.asarray(cv2.resize(frame.picture[y0:y1, x0:x1], (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(frame.picture, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT_101), np.uint8)
+
+
+def overlap(box: Box, left: float, top: float, right: float, bottom: float) -> float:
+    """Share of a box's area that lies inside a window, 0 to 1."""
+    wide = min(box.right, right) - max(box.left, left)
+    high = min(box.bottom, bottom) - max(box.top, top)
+    return max(wide, 0.0) * max(high, 0.0) / max((box.right - box.left) * (box.bottom - box.top), 1e-9)
+
+
+def sign_window(
+    frame: RoadFrame, target: Box, rng: np.random.Generator, height: int, width: int, size: SignSize
+) -> Example | None:
+    """A window around one sign of a real frame that shows no sign with another label; None when 12 tries find none."""
+    frame_height, frame_width = frame.picture.shape[:2]
+    for _ in range(12):
+        scale = min(size.pick(rng, height, width) / (target.right - target.left), 2.5)
+        wide, high = width / scale, height / scale
+        if wide > frame_width or high > frame_height:
+            continue
+        left = rng.uniform(max(0.0, target.right - wide), max(min(target.left, frame_width - wide), target.right - wide, 0.0))
+        top = rng.uniform(max(0.0, target.bottom - high), max(min(target.top, frame_height - high), target.bottom - high, 0.0))
+        window = (left, top, left + wide, top + high)
+        if overlap(target, *window) < 0.97:
+            continue
+        if any(b.label != target.label and overlap(b, *window) > 0.15 for b in frame.boxes):
+            continue
+        place = Box(target.label, *((v - o) * scale for v, o in zip((target.left, target.top, target.right, target.bottom), (left, top, left, top), strict=True)))
+        return Example(cut(frame, left, top, scale, height, width), SIGN_LABELS.index(target.label), place)
+    return None
+
+
+def empty_window(frame: RoadFrame, rng: np.random.Generator, height: int, width: int) -> Picture | None:
+    """A window of a real frame without any sign, at a random zoom; None when 12 tries find none."""
+    frame_height, frame_width = frame.picture.shape[:2]
+    for _ in range(12):
+        scale = float(np.exp(rng.uniform(np.log(0.3), np.log(1.6))))
+        scale = max(scale, height / frame_height, width / frame_width)
+        left = rng.uniform(0, frame_width - width / scale)
+        top = rng.uniform(0, frame_height - height / scale)
+        if all(overlap(b, left, top, left + width / scale, top + height / scale) == 0 for b in frame.boxes):
+            return cut(frame, left, top, scale, height, width)
+    return None
+
+
+class ComposedScenes:
+    """Composed, windowed and rendered pictures with the labels ``SIGN_LABELS``.
+
+    data: the folder with the data sets. Errors: DataError when one is missing.
+    """
+
+    labels = SIGN_LABELS
+
+    def __init__(self, data: Path) -> None:
+        crops = data / "gtsrb_train"
+        self._crops = {split: load_crops(crops, split) for split in ("train", "val")}
+        frames = load_gtsdb(data / "gtsdb")
+        self.frames = {"train": frames[0::2], "val": frames[1::2]}
+        roads = [RoadFrame(p.stem, np.asarray(cv2.imread(str(p)), np.uint8), ()) for p in sorted((data / "tusimple" / "frames").glob("*.jpg"))]
+        self._roads = {"train": [*self.frames["train"], *roads[0::2]], "val": [*self.frames["val"], *roads[1::2]]}
+        self._rendered = RenderedScenes()
+
+    def training(self, rng: np.random.Generator, height: int, width: int, size: SignSize) -> Example:
+        kind = rng.random()
+        if kind < RENDERED_SHARE:
+            return self._rendered.training(rng, height, width, size)
+        if kind < RENDERED_SHARE + WINDOW_SHARE:
+            example = self.window("train", rng, height, width, size)
+        else:
+            example = self.compose("train", rng, height, width, size)
+        return Example(degrade(example.picture, rng), example.label, example.box)
+
+    def validation(self, rng: np.random.Generator, height: int, width: int, size: SignSize) -> Example:
+        return self.compose("val", rng, height, width, size)
+
+    def background(self, split: str, rng: np.random.Generator, height: int, width: int) -> Picture:
+        roads = self._roads[split]
+        while True:
+            picture = empty_window(roads[rng.integers(len(roads))], rng, height, width)
+            if picture is not None:
+                return picture
+
+    def window(self, split: str, rng: np.random.Generator, height: int, width: int, size: SignSize) -> Example:
+        """A window of a real GTSDB frame of that split: a label at random, then one of its signs, then the place."""
+        frames = self.frames[split]
+        while True:
+            label = SIGN_LABELS[rng.integers(len(SIGN_LABELS))]
+            if label == SIGN_LABELS[0]:
+                return Example(self.background(split, rng, height, width), 0)
+            signs = [(f, b) for f in frames for b in f.boxes if b.label == label]
+            if signs:
+                frame, box = signs[rng.integers(len(signs))]
+                example = sign_window(frame, box, rng, height, width, size)
+                if example is not None:
+                    return example
+
+    def compose(self, split: str, rng: np.random.Generator, height: int, width: int, size: SignSize) -> Example:
+        """One crop on a background. Patches cut along sign outlines are pasted too: the edge of a paste says nothing."""
+        image = self.background(split, rng, height, width)
+        for _ in range(int(rng.integers(0, 3))):
+            self._distract(image, split, rng, size)
+        if rng.random() < NO_SIGN_SHARE:
+            return Example(image, 0)
+        label = SIGN_LABELS[rng.integers(1, len(SIGN_LABELS))]
+        crops = self._crops[split][label]
+        side = size.pick(rng, height, width)
+        sign = warp(crops[rng.integers(len(crops))], side, rng, image)
+        high, wide = sign.shape[:2]
+        left = int(rng.integers(-int(0.03 * wide), max(width - int(0.97 * wide), 1)))
+        top = int(rng.integers(-int(0.03 * high), max(height - int(0.97 * high), 1)))
+        paste(image, sign, left, top)
+        return Example(image, SIGN_LABELS.index(label), Box(label, left, top, left + wide, top + high))
+
+    def _distract(self, image: Picture, split: str, rng: np.random.Generator, size: SignSize) -> None:
+        side = int(size.pick(rng, *image.shape[:2]))
+        patch = self.background(split, rng, side, side)
+        shape = ("circle", "diamond", "octagon", "triangle up", "triangle down")[rng.integers(5)]
+        mask = cv2.resize(outline(shape, 64), (side, side), interpolation=cv2.INTER_AREA)
+        if rng.random() < 0.3:
+            patch = np.full_like(patch, rng.integers(0, 255, 3))
+        left = int(rng.integers(0, max(image.shape[1] - side, 1)))
+        top = int(rng.integers(0, max(image.shape[0] - side, 1)))
+        paste(image, np.asarray(np.dstack([patch, mask]), np.uint8), left, top)
+
+
+def warp(crop: Crop, side: float, rng: np.random.Generator, around: Picture) -> Picture:
+    """Scale a crop to ``side`` pixels wide with a little rotation and perspective, soft rim, and the scene's light."""
+    picture = crop.picture
+    ratio = float(np.clip(picture.shape[0] / picture.shape[1], 0.8, 1.25)) * float(np.exp(rng.normal(0, 0.04)))
+    wide, high = max(int(side), 4), max(int(side * ratio), 4)
+    if wide < picture.shape[1]:
+        picture = np.asarray(cv2.resize(picture, (wide, high), interpolation=cv2.INTER_AREA), np.uint8)
+    rows, columns = picture.shape[:2]
+    source = np.array([[0, 0], [columns, 0], [columns, rows], [0, rows]], np.float32)
+    target = np.array([[0, 0], [wide, 0], [wide, high], [0, high]], np.float32)
+    angle = np.deg2rad(rng.normal(0, 4))
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], np.float32)
+    centre = np.array([wide / 2, high / 2], np.float32)
+    target = (target - centre) @ turn.T + centre + rng.normal(0, 0.03 * wide, (4, 2)).astype(np.float32)
+    matrix = cv2.getPerspectiveTransform(source, np.asarray(target, np.float32))
+    sign = cv2.warpPerspective(picture, matrix, (wide, high), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT).astype(np.float32)
+    sign[..., 3] = cv2.GaussianBlur(sign[..., 3], (0, 0), 0.7)
+    colour = sign[..., :3]
+    level = float(colour.mean())
+    goal = 0.6 * level + 0.4 * float(around.mean()) if rng.random() < 0.5 else level
+    gain = np.clip(goal / max(level, 8.0), 0.5, 2.2) * float(np.exp(rng.normal(0, 0.15)))
+    sign[..., :3] = np.clip(colour * gain, 0, 255)
+    return np.asarray(sign, np.uint8)
