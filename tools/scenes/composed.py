@@ -23,7 +23,7 @@ from dkcam.tools.scenes.rendered import RenderedScenes
 
 NO_SIGN_SHARE = 1 / 8  # of the pictures
 WINDOW_SHARE = 0.3  # of the training pictures are windows of real frames
-RENDERED_SHARE = 0.15  # are rendered scenes
+RENDERED_SHARE = 0.08  # are rendered scenes
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,7 @@ def train(
         batch_sampler=_Batches(schedule, start),
         num_workers=1 if torch.get_num_threads() <= 2 else min(8, torch.get_num_threads() - 1),
         prefetch_factor=8,
+        worker_init_fn=_single_threaded,
     )
     torch.manual_seed(options.seed + start)
     model.train()
@@ -124,7 +125,7 @@ def train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimiser.step()
         keep = 0.98 if step > start + 50 else 0.9
-        loss_mean = keep * loss_mean + (1 - keep) * float(loss)
+        loss_mean = keep * loss_mean + (1 - keep) * float(loss.detach())
         right_mean = keep * right_mean + (1 - keep) * float((logits.argmax(1) == labels).float().mean())
         report(Progress(step + 1, schedule.steps, schedule.canvas(step), loss_mean, right_mean))
         if (step + 1) * options.batch // options.epoch > step * options.batch // options.epoch and step + 1 < schedule.steps:
@@ -139,6 +140,13 @@ def train(
     save_checkpoint(output, checkpoint, half=True)
     state_file.unlink(missing_ok=True)
     return load_checkpoint(output)
+
+
+def _single_threaded(worker: int) -> None:
+    """Drawing workers share the cores with the network: OpenCV's own threads would only get in its way."""
+    import cv2
+
+    cv2.setNumThreads(0)
 
 
 class _Batches:
