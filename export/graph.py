@@ -1,81 +1,129 @@
-"""The exported network: image and class numbers in; scores, Grad-CAM weights and heatmaps out. No random operator."""
+"""The exported graph: image and class numbers in; scores, Grad-CAM weights and heatmaps out. No random operator.
+
+At layer4 with Grad-CAM the heatmap comes from the Gram matrix alone. Every other layer, method or the raw gradient
+starts from the head's closed-form gradient and pulls it back through the backbone.
+"""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from onnx import TensorProto
 
 from dkcam.errors import ExportError
-from dkcam.export.adjoint import DifferentiableBackbone
+from dkcam.export.backbone import Backbone
+from dkcam.export.builder import Builder, Dimension
 from dkcam.export.checkpoint import Checkpoint
-from dkcam.export.closed_form import HeadState, channel_weights, class_terms, gram_heatmap, output_gradient, run_head
+from dkcam.export.head import Head
 from dkcam.export.methods import METHODS
-from dkcam.export.options import ExportOptions
+from dkcam.spec import SPEC_KEY, STRIDE, ModelSpec
+
+_TYPES = {"explained": TensorProto.INT64}
 
 
-class ExplainGraph(nn.Module):
-    """A checkpoint with the explanation built in; inputs and outputs as the design fixes them.
+def write_graph(checkpoint: Checkpoint, spec: ModelSpec) -> bytes:
+    """The ONNX file's bytes for a checkpoint and a spec: same arguments, same bytes.
 
-    At layer4 with Grad-CAM the heatmap comes from the Gram matrix alone. Every other layer, method or the raw
-    gradient starts from the head's closed-form gradient and pulls it back through the backbone.
+    Errors: ExportError when the spec asks for what this model does not have (layer, masks, free size).
     """
-
-    def __init__(self, checkpoint: Checkpoint, options: ExportOptions) -> None:
-        super().__init__()
-        self.model = checkpoint.module()
-        self.options = options
-        config = self.model.config
-        if options.samples and config.variant != "dropkey":
-            raise ExportError(f"--samples {options.samples}: masks belong to the dropkey variant, this model is {config.variant}")
-        if config.grid not in (None, (1, 1)) and "size" in options.dynamic:
-            raise ExportError("--dynamic size: this model pools to a fixed token grid, which needs a fixed size; leave size out")
-        self.names = options.output_names()
-        self.backbone = DifferentiableBackbone(self.model, options.layer)
-        std = torch.tensor(checkpoint.std) * (255.0 if options.input == "rgb8" else 1.0)
-        self.register_buffer("scale", (1 / std)[:, None, None], persistent=False)
-        self.register_buffer("shift", (-torch.tensor(checkpoint.mean) / torch.tensor(checkpoint.std))[:, None, None], persistent=False)
-
-    def forward(self, image: Tensor, classes: Tensor, key_mask: Tensor | None = None) -> tuple[Tensor, ...]:
-        if self.options.input == "rgb8":
-            # cast first, transpose after: TensorRT takes a uint8 input only into a cast
-            x = image.to(torch.float32).permute(0, 3, 1, 2) * self.scale + self.shift
-        else:
-            x = image
-        top, features, values = self.backbone(x)
-        state = run_head(self.model.config, top, self.model.fc.weight, self.model.fc.bias, key_mask)
-        found = {
-            "logits": state.logits.mean(dim=1),
-            "probabilities": state.logits.softmax(dim=2).mean(dim=1),
-            "features": features,
-        }
-        if set(self.names) - set(found):
-            order = found["probabilities"].topk(self.model.config.classes, dim=1).indices
-            found["explained"] = choose_classes(order, classes)
-            found.update(self._explain(state, features, values, found["explained"]))
-        return tuple(found[name] for name in self.names)
-
-    def _explain(self, state: HeadState, features: Tensor, values: dict[torch.fx.Node, Tensor], explained: Tensor) -> dict[str, Tensor]:
-        terms = class_terms(state, explained)
-        found: dict[str, Tensor] = {}
-        if self.backbone.is_output and self.options.method == "gradcam" and "gradient" not in self.names:
-            maps = gram_heatmap(state, terms)
-            found["weights"] = channel_weights(state, terms).mean(dim=1)
-        else:
-            gradient = output_gradient(state, terms)
-            samples, count = gradient.shape[1], gradient.shape[2]
-            gradient = gradient.flatten(1, 2)
-            if not self.backbone.is_output:
-                gradient = self.backbone.pull_back(gradient, values)
-            maps = METHODS[self.options.method](features.unsqueeze(1), gradient).unflatten(1, (samples, count))
-            found["gradient"] = gradient.unflatten(1, (samples, count)).mean(dim=1)
-            found["weights"] = found["gradient"].mean(dim=(3, 4))
-        found["heatmap"] = maps.mean(dim=1)
-        if self.options.samples:
-            found["heatmap_std"] = (maps - found["heatmap"].unsqueeze(1)).square().mean(dim=1).sqrt()
-        return found
+    model, config, graph = checkpoint.module(), checkpoint.config, Builder()
+    free_size = "size" in spec.dynamic
+    if spec.samples and config.variant != "dropkey":
+        raise ExportError(f"--samples {spec.samples}: masks belong to the dropkey variant, this model is {config.variant}")
+    if config.variant == "dropkey" and config.grid is not None and free_size:
+        raise ExportError("--dynamic size: this model pools to a fixed token grid, which needs a fixed size; leave size out")
+    size = None if free_size else (spec.height // STRIDE, spec.width // STRIDE)
+    backbone = Backbone(model, spec.layer, graph)
+    top, features = backbone.forward(_normalise(graph, spec))
+    weight, bias = (p.detach().float().numpy() for p in (model.fc.weight, model.fc.bias))
+    head = Head(graph, config, top, weight, bias, "key_mask" if spec.samples else None, size)
+    found = {"logits": head.logits(), "probabilities": head.probabilities(), "features": features}
+    found["explained"] = _choose(graph, found["probabilities"], config.classes)
+    head.explain(found["explained"])
+    found.update(_explain(graph, head, backbone, features, spec))
+    for name in spec.outputs:
+        graph.op("Identity", found[name], name=name)
+    names = "{" + ", ".join(f"{i}: {label!r}" for i, label in enumerate(spec.labels)) + "}"
+    metadata = {SPEC_KEY: spec.to_json(), "names": names}
+    return graph.model(_inputs(spec), _outputs(spec, config.classes), metadata, spec.versions.get("dkcam", ""))
 
 
-def choose_classes(order: Tensor, classes: Tensor) -> Tensor:
-    """Class numbers int64 [B, K]: ``classes`` int64 [K] as given, or for −r the class of rank r in ``order`` [B, n]."""
-    rank = torch.where(classes < 0, -classes - 1, 0)
-    return torch.where(classes < 0, order[:, rank], classes)
+def _normalise(graph: Builder, spec: ModelSpec) -> str:
+    if spec.input == "tensor":
+        return "image"
+    graph.part = "input"
+    # cast first, transpose after: TensorRT takes a uint8 input only into a cast
+    pixels = graph.transpose(graph.op("Cast", "image", to=TensorProto.FLOAT), 0, 3, 1, 2)
+    std = np.array(spec.std, np.float32)[:, None, None]
+    scaled = graph.op("Mul", pixels, graph.constant(1 / (255 * std)))
+    return graph.op("Sub", scaled, graph.constant(np.array(spec.mean, np.float32)[:, None, None] / std))
+
+
+def _choose(graph: Builder, probabilities: str, classes: int) -> str:
+    """Class numbers int64 [B, K]: the input ``classes`` as given, or for −r the class of rank r."""
+    graph.part = "explain"
+    order = graph.top_k(probabilities, classes)
+    negative = graph.op("Less", "classes", graph.ints(0))
+    rank = graph.op("Sub", graph.op("Neg", "classes"), graph.ints(1))
+    rank = graph.op("Where", negative, rank, graph.ints(0))
+    return graph.op("Where", negative, graph.op("Gather", order, rank, axis=1), "classes")
+
+
+def _explain(graph: Builder, head: Head, backbone: Backbone, features: str, spec: ModelSpec) -> dict[str, str]:
+    found: dict[str, str] = {}
+    masks = max(spec.samples, 1)
+    if backbone.is_output and spec.method == "gradcam" and "gradient" not in spec.outputs:
+        maps, found["weights"] = head.heatmaps(), head.weights()
+    else:
+        gradient = head.gradient()
+        if not backbone.is_output:
+            gradient = backbone.pull_back(gradient)
+        graph.part = "explain"
+        maps = METHODS[spec.method](graph, graph.unsqueeze(features, 1), gradient)
+        maps = graph.reshape(maps, 0, masks, -1, graph.dims(maps, 2, 3))
+        per_mask = graph.reshape(gradient, 0, masks, -1, graph.dims(features, 1, 4))
+        found["gradient"] = graph.mean(per_mask, 1)
+        found["weights"] = graph.mean(found["gradient"], 3, 4)
+    mean = graph.mean(maps, 1)
+    found["heatmap"] = graph.reshape(mean, 0, 0, graph.dims(features, 2, 4))
+    if spec.samples:
+        away = graph.op("Sub", maps, graph.unsqueeze(mean, 1))
+        deviation = graph.op("Sqrt", graph.mean(graph.op("Mul", away, away), 1))
+        found["heatmap_std"] = graph.reshape(deviation, 0, 0, graph.dims(features, 2, 4))
+    return found
+
+
+def _inputs(spec: ModelSpec) -> list[tuple[str, int, list[Dimension]]]:
+    batch: Dimension = "batch" if "batch" in spec.dynamic else spec.batch[0]
+    height, width = _free(spec, spec.height, "height"), _free(spec, spec.width, "width")
+    if spec.input == "rgb8":
+        image: tuple[str, int, list[Dimension]] = ("image", TensorProto.UINT8, [batch, height, width, 3])
+    else:
+        image = ("image", TensorProto.FLOAT, [batch, 3, height, width])
+    inputs = [image]
+    if set(spec.outputs) - {"logits", "probabilities", "features"}:
+        inputs.append(("classes", TensorProto.INT64, [spec.explain or "K"]))
+    if spec.samples:
+        tokens = _free(spec, spec.tokens(), "tokens")
+        inputs.append(("key_mask", TensorProto.BOOL, [spec.samples, tokens, tokens]))
+    return inputs
+
+
+def _free(spec: ModelSpec, value: int, name: str) -> Dimension:
+    return name if "size" in spec.dynamic else value
+
+
+def _outputs(spec: ModelSpec, classes: int) -> list[tuple[str, int, list[Dimension]]]:
+    batch: Dimension = "batch" if "batch" in spec.dynamic else spec.batch[0]
+    count: Dimension = spec.explain or "K"
+    place: list[Dimension] = ["rows", "columns"]  # of the target layer: known once the graph is shape-inferred
+    shapes: dict[str, list[Dimension]] = {
+        "logits": [batch, classes],
+        "probabilities": [batch, classes],
+        "explained": [batch, count],
+        "weights": [batch, count, "channels"],
+        "heatmap": [batch, count, *place],
+        "heatmap_std": [batch, count, *place],
+        "gradient": [batch, count, "channels", *place],
+        "features": [batch, "channels", *place],
+    }
+    return [(name, _TYPES.get(name, TensorProto.FLOAT), shapes[name]) for name in spec.outputs]

@@ -1,54 +1,65 @@
-"""From a layer's features and gradients to a heatmap, one function a method.
+"""From a layer's features and gradients to a heatmap, one function a method, written as ONNX.
 
-features A float [B, 1, C, h, w]; gradient g float [B, M, C, h, w]; result float [B, M, h, w], ReLU'd.
+features A [B, 1, C, h, w]; gradient g [B, M, C, h, w]; result [B, M, Z], ReLU'd, Z = h·w positions in reading order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-from torch import Tensor
+from dkcam.export.builder import Builder
 
-Method = Callable[[Tensor, Tensor], Tensor]
+Method = Callable[[Builder, str, str], str]
 
 
-def _weighted(features: Tensor, weights: Tensor) -> Tensor:
+def _weighted(graph: Builder, features: str, weights: str) -> str:
     """ReLU(Σ_k α_k A_k) for channel weights [B, M, C]."""
-    maps = weights @ features[:, 0].flatten(2)
-    return maps.unflatten(2, (features.shape[3], features.shape[4])).relu()
+    flat = graph.reshape(graph.op("Squeeze", features, graph.ints(1)), 0, 0, -1)
+    return graph.op("Relu", graph.op("MatMul", weights, flat))
 
 
-def gradcam(features: Tensor, gradient: Tensor) -> Tensor:
+def _pointwise(graph: Builder, gradient: str, features: str) -> str:
+    """ReLU(Σ_k g_k A_k) at each position."""
+    total = graph.sum(graph.op("Mul", gradient, features), 2)
+    return graph.op("Relu", graph.reshape(total, 0, 0, -1))
+
+
+def _ratio(graph: Builder, above: str, below: str) -> str:
+    """above / below, and 0 where below is 0."""
+    empty = graph.op("Equal", below, graph.number(0.0))
+    safe = graph.op("Where", empty, graph.number(1.0), below)
+    return graph.op("Where", empty, graph.number(0.0), graph.op("Div", above, safe))
+
+
+def gradcam(graph: Builder, features: str, gradient: str) -> str:
     """α_k = mean of g over positions (Selvaraju et al., arXiv:1610.02391, eqs. 1-2)."""
-    return _weighted(features, gradient.mean(dim=(3, 4)))
+    return _weighted(graph, features, graph.mean(gradient, 3, 4))
 
 
-def gradcam_plus_plus(features: Tensor, gradient: Tensor) -> Tensor:
+def gradcam_plus_plus(graph: Builder, features: str, gradient: str) -> str:
     """α_k = Σ_p a_p ReLU(g_p), a = g² / (2 g² + ΣA · g³) (Chattopadhay et al., arXiv:1710.11063, eqs. 5 and 19).
 
     Dividing by g² leaves a = 1 / (2 + ΣA · g), which needs no epsilon and does not underflow.
     """
-    below = 2 + features.sum(dim=(3, 4), keepdim=True) * gradient
-    share = torch.where(below == 0, 0.0, 1 / torch.where(below == 0, 1.0, below))
-    return _weighted(features, (share * gradient.relu()).sum(dim=(3, 4)))
+    total = graph.sum(features, 3, 4, keep=True)
+    below = graph.op("Add", graph.op("Mul", total, gradient), graph.number(2.0))
+    return _weighted(graph, features, graph.sum(_ratio(graph, graph.op("Relu", gradient), below), 3, 4))
 
 
-def xgradcam(features: Tensor, gradient: Tensor) -> Tensor:
+def xgradcam(graph: Builder, features: str, gradient: str) -> str:
     """α_k = Σ_p g_p A_p / Σ_p A_p, and 0 for a silent channel (Fu et al., arXiv:2008.02312, eq. 8)."""
-    total = features.sum(dim=(3, 4))
-    pulled = (gradient * features).sum(dim=(3, 4))
-    return _weighted(features, torch.where(total == 0, 0.0, pulled / torch.where(total == 0, 1.0, total)))
+    pulled = graph.sum(graph.op("Mul", gradient, features), 3, 4)
+    return _weighted(graph, features, _ratio(graph, pulled, graph.sum(features, 3, 4)))
 
 
-def layercam(features: Tensor, gradient: Tensor) -> Tensor:
+def layercam(graph: Builder, features: str, gradient: str) -> str:
     """ReLU(Σ_k ReLU(g_k) A_k) at each position (Jiang et al., TIP 2021, eqs. 4-6)."""
-    return (gradient.relu() * features).sum(dim=2).relu()
+    return _pointwise(graph, graph.op("Relu", gradient), features)
 
 
-def hirescam(features: Tensor, gradient: Tensor) -> Tensor:
+def hirescam(graph: Builder, features: str, gradient: str) -> str:
     """ReLU(Σ_k g_k A_k) at each position (Draelos and Carin, arXiv:2011.08891, eq. 3)."""
-    return (gradient * features).sum(dim=2).relu()
+    return _pointwise(graph, gradient, features)
 
 
 METHODS: dict[str, Method] = {
