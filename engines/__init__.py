@@ -1,0 +1,6 @@
+"""ONNX file → something that runs. No camera and no torch here."""
+
+from dkcam.engines.engine import Engine, Outputs
+from dkcam.engines.registry import open_bytes, open_engine
+
+__all__ = ["Engine", "Outputs", "open_bytes", "open_engine"]

@@ -1,0 +1,81 @@
+"""What every engine offers, and the checks of its input that all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dkcam.errors import InputError
+from dkcam.spec import STRIDE, ModelSpec
+
+Outputs = Mapping[str, NDArray[Any]]
+
+
+class Engine(Protocol):
+    """An exported graph, ready to run on one device.
+
+    spec: the graph's description. device: what truly runs it ("cpu", "cuda:0", …). sha256: of the ONNX file.
+    """
+
+    spec: ModelSpec
+    device: str
+    sha256: str
+
+    def run(self, image: NDArray[Any], classes: NDArray[np.int64], key_mask: NDArray[np.bool_] | None = None) -> Outputs:
+        """One inference.
+
+        image: uint8 [B, H, W, 3] RGB or float32 [B, 3, H, W], as the spec says. classes: int64 [K], ≥ 0 a class,
+        −1 the top class, −2 the runner-up. key_mask: bool [N, T, T], only with spec.samples. Returns the graph's
+        outputs by name; the arrays belong to the caller. Errors: InputError for a wrong shape, type or class.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+        ...
+
+
+def check_inputs(spec: ModelSpec, image: NDArray[Any], classes: NDArray[np.int64], key_mask: NDArray[np.bool_] | None) -> None:
+    """Errors: InputError with the expected and the actual shape, type or range."""
+    _check_image(spec, image)
+    labels = len(spec.labels)
+    if classes.dtype != np.int64 or classes.ndim != 1 or not len(classes):
+        raise InputError(f"classes is {classes.dtype} {list(classes.shape)}, expected int64 [K] with K of 1 or more")
+    if spec.explain is not None and len(classes) != spec.explain:
+        raise InputError(f"classes has {len(classes)} entries, this graph explains exactly {spec.explain}; export with another --classes, or without")
+    if classes.max() >= labels or classes.min() < -labels:
+        raise InputError(f"classes holds {int(classes.max() if classes.max() >= labels else classes.min())}, expected {-labels} to {labels - 1}")
+    if not spec.samples:
+        if key_mask is not None:
+            raise InputError("key_mask was given, but this graph was exported without --samples")
+        return
+    height, width = image.shape[1:3] if spec.input == "rgb8" else image.shape[2:4]
+    tokens = spec.tokens(height, width)
+    expected = (spec.samples, tokens, tokens)
+    if key_mask is None:
+        raise InputError(f"key_mask is missing, expected bool {list(expected)}: this graph was exported with --samples {spec.samples}")
+    if key_mask.dtype != np.bool_ or key_mask.shape != expected:
+        raise InputError(f"key_mask is {key_mask.dtype} {list(key_mask.shape)}, expected bool {list(expected)}")
+
+
+def _check_image(spec: ModelSpec, image: NDArray[Any]) -> None:
+    rgb8 = spec.input == "rgb8"
+    kind, layout = ("uint8", "[B, H, W, 3]") if rgb8 else ("float32", "[B, 3, H, W]")
+    channel = 3 if rgb8 else 1
+    if str(image.dtype) != kind or image.ndim != 4 or image.shape[channel] != 3:
+        raise InputError(f"image is {image.dtype} {list(image.shape)}, expected {kind} {layout}")
+    batch = image.shape[0]
+    least, most = spec.batch
+    if "batch" not in spec.dynamic and batch != least or batch < 1:
+        raise InputError(f"image holds a batch of {batch}, this graph takes {least}; export with --dynamic batch or --batch {batch}")
+    if "batch" in spec.dynamic and most > 1 and batch > most:
+        raise InputError(f"image holds a batch of {batch}, this graph takes {least} to {most}; export with --batch {least}:{batch}")
+    height, width = (image.shape[1], image.shape[2]) if rgb8 else (image.shape[2], image.shape[3])
+    if "size" in spec.dynamic:
+        if height % STRIDE or width % STRIDE or min(height, width) < STRIDE:
+            raise InputError(f"image is {height}x{width} pixels, expected multiples of {STRIDE}")
+    elif (height, width) != (spec.height, spec.width):
+        raise InputError(f"image is {height}x{width} pixels, this graph takes {spec.height}x{spec.width}; resize it or export with --dynamic size")

@@ -1,0 +1,71 @@
+"""Which engine runs a file: one table of devices, tried in order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dkcam.engines.engine import Engine
+from dkcam.engines.onnxruntime_cpu import OnnxRuntimeCpu
+from dkcam.errors import EngineError, ModelFileError
+
+log = logging.getLogger("dkcam")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """open: (file's bytes, its name, threads, cache) → engine; raises EngineError when this machine cannot run it."""
+
+    open: Callable[[bytes, str, int, bool], Engine]
+
+
+def _cpu(data: bytes, source: str, threads: int, cache: bool) -> Engine:
+    return OnnxRuntimeCpu(data, source, threads=threads, cache=cache)
+
+
+BACKENDS: dict[str, Backend] = {"cpu": Backend(_cpu)}
+DEVICES = ("auto", *BACKENDS)
+
+
+def open_engine(path: str | Path, device: str = "auto", *, threads: int = 0, cache: bool = True) -> Engine:
+    """Open an exported model on a device.
+
+    device: "auto" takes the first backend of the table that runs here and logs why others were skipped; a name
+    takes that one or fails. threads: CPU threads inside one operator, 0 for one per core. cache: keep optimised
+    graphs on disk. Errors: ModelFileError for the file, EngineError for the device.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ModelFileError(f"{path} does not exist; expected a model exported with dk-export (model.onnx)")
+    if path.is_dir():
+        raise ModelFileError(f"{path} is a folder; expected a model exported with dk-export (model.onnx)")
+    if path.suffix in (".pt", ".pth", ".safetensors"):
+        raise ModelFileError(f"{path} is a checkpoint; export it first: dk-export {path}")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error
+    if not data:
+        raise ModelFileError(f"{path} is empty; expected a model exported with dk-export (model.onnx)")
+    return open_bytes(data, str(path), device, threads=threads, cache=cache)
+
+
+def open_bytes(data: bytes, source: str, device: str = "auto", *, threads: int = 0, cache: bool = False) -> Engine:
+    """As ``open_engine``, for a file's bytes; ``source`` names it in errors."""
+    if device != "auto":
+        if device not in BACKENDS:
+            raise EngineError(f"device {device!r} is not available; expected one of {', '.join(DEVICES)}")
+        return BACKENDS[device].open(data, source, threads, cache)
+    reasons = []
+    for name, backend in BACKENDS.items():
+        try:
+            engine = backend.open(data, source, threads, cache)
+        except EngineError as error:
+            reasons.append(f"{name}: {error}")
+            log.info("skipped %s: %s", name, error)
+            continue
+        log.info("running on %s", engine.device)
+        return engine
+    raise EngineError(f"no device can run {source} ({'; '.join(reasons)})")

@@ -1,0 +1,103 @@
+"""The whole way from a checkpoint to a file on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from dkcam.errors import ExportError
+from dkcam.export.checkpoint import Checkpoint
+from dkcam.export.graph import write_graph
+from dkcam.export.options import ExportOptions
+from dkcam.export.verify import TOLERANCE, Parity, verify
+from dkcam.spec import ModelSpec
+
+DEFAULT_SIZE = (224, 224)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The file's bytes, its spec, and the parity figures (None with verification left out)."""
+
+    data: bytes
+    spec: ModelSpec
+    parity: Parity | None
+
+    def report(self) -> Mapping[str, Any]:
+        """What ``--report`` writes: the spec, every row, the tolerance, sizes."""
+        rows = self.parity.rows if self.parity else ()
+        return {
+            "spec": json.loads(self.spec.to_json()),
+            "bytes": len(self.data),
+            "tolerance": TOLERANCE,
+            "verified": self.parity is not None,
+            "input_dependence": self.parity.input_dependence if self.parity else None,
+            "pictures": self.parity.images if self.parity else {},
+            "parity": [
+                {"output": r.output, "pictures": r.pictures, "error": r.error, "largest": r.largest, "relative": r.relative, "passed": r.passed}
+                for r in rows
+            ],
+        }
+
+
+def make_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
+    """The spec of a checkpoint exported with these options, before verification."""
+    config = checkpoint.config
+    height, width = options.size or checkpoint.size or DEFAULT_SIZE
+    return ModelSpec(
+        labels=checkpoint.labels,
+        height=height,
+        width=width,
+        variant=config.variant,
+        model_width=config.width,
+        input=options.input,
+        mean=checkpoint.mean,
+        std=checkpoint.std,
+        resize=checkpoint.resize,
+        layer=options.layer,
+        method=options.method,
+        grid=config.grid if config.variant == "dropkey" else None,
+        mask_ratio=config.mask_ratio if options.mask_ratio is None else options.mask_ratio,
+        samples=options.samples,
+        explain=options.explain,
+        batch=options.batch,
+        dynamic=tuple(sorted(options.dynamic)),
+        outputs=options.output_names(),
+        checkpoint_sha256=checkpoint.sha256,
+        versions={name: version(name) for name in ("dkcam", "torch", "onnx", "onnxruntime")},
+    )
+
+
+def export(checkpoint: Checkpoint, options: ExportOptions, *, check: bool = True, calibration: Path | None = None) -> Exported:
+    """Write and verify a graph in memory.
+
+    check: compare with autograd; off, the file's spec says it was not verified. calibration: road pictures to compare
+    on, in place of rendered ones. Errors: ExportError, ParityError.
+    """
+    spec = make_spec(checkpoint, options)
+    if options.explain is not None and options.explain > checkpoint.config.classes:
+        raise ExportError(f"--classes {options.explain}: the model has {checkpoint.config.classes} classes")
+    data = write_graph(checkpoint, spec)
+    if not check:
+        return Exported(data, spec, None)
+    parity = verify(data, checkpoint.module(), spec, calibration)
+    parity.check()
+    spec = replace(spec, verified=True, parity=parity.worst())
+    return Exported(write_graph(checkpoint, spec), spec, parity)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write under a temporary name and move into place. Errors: ExportError when the place is not writable."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ExportError(f"{path} cannot be written: {error.strerror}; choose another place with -o") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,158 @@
+"""Parity: the exported file against autograd of the torch module, on noise and on road pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dkcam.engines import Engine, open_bytes
+from dkcam.errors import DkcamError, ParityError
+from dkcam.export.model import ResNet
+from dkcam.export.reference import Reference
+from dkcam.rendered import random_scene, render
+from dkcam.spec import ModelSpec
+
+TOLERANCE = 1e-4  # of the reference's largest value
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One output on one kind of picture: the largest error, and the reference's largest value."""
+
+    output: str
+    pictures: str
+    error: float
+    largest: float
+
+    @property
+    def relative(self) -> float:
+        """Largest error over the reference's largest value; a reference of zeros must be met with zeros."""
+        if self.largest == 0:
+            return 0.0 if self.error == 0 else math.inf
+        return self.error / self.largest
+
+    @property
+    def passed(self) -> bool:
+        return self.relative <= TOLERANCE
+
+
+@dataclass(frozen=True)
+class Parity:
+    """All rows, and how much two pictures' heatmaps differ (0..1; a frozen gradient gives 0)."""
+
+    rows: tuple[Row, ...] = ()
+    input_dependence: float = math.nan
+    images: dict[str, int] = field(default_factory=dict)
+
+    def worst(self) -> dict[str, float]:
+        """Largest relative error per output, three digits: what the file's metadata keeps."""
+        found: dict[str, float] = {}
+        for row in self.rows:
+            found[row.output] = max(found.get(row.output, 0.0), row.relative)
+        return {name: float(f"{value:.2e}") for name, value in found.items()}
+
+    def check(self) -> None:
+        """Errors: ParityError naming the worst output, or a heatmap that does not depend on the picture."""
+        bad = [row for row in self.rows if not row.passed]
+        if bad:
+            row = max(bad, key=lambda r: r.relative)
+            raise ParityError(
+                f"{row.output} differs from autograd by {row.relative:.1e} of its maximum on {row.pictures} pictures, "
+                f"tolerance {TOLERANCE:.0e}; nothing was written"
+            )
+        if self.input_dependence < 1e-6:
+            raise ParityError("two different pictures gave the same heatmap: the gradient is frozen in the graph; nothing was written")
+
+
+def verify(data: bytes, model: ResNet, spec: ModelSpec, calibration: Path | None = None) -> Parity:
+    """Run the file and the reference on the same pictures and compare every output the file has."""
+    engine, reference = open_bytes(data, "the new file"), Reference(model, spec)
+    height, width = spec.height, spec.width
+    if "size" in spec.dynamic:
+        height, width = height + 32, width + 64  # a size the graph was not described with
+    batch = min(spec.batch[1], 2) if "batch" in spec.dynamic else spec.batch[0]
+    rng = np.random.default_rng(0)
+    kinds = {"random": [_noise(rng, height, width) for _ in range(max(batch, 2))]}
+    if calibration is None:
+        kinds["rendered"] = [render(random_scene(rng), height, width)[0][..., ::-1] for _ in range(max(batch, 2))]
+    else:
+        kinds["calibration"] = load_pictures(calibration, height, width, max(batch, 2))
+    count = spec.explain or min(2, len(spec.labels))
+    classes = np.array([-1, *range(count - 1)], np.int64)
+    mask = None
+    if spec.samples:
+        tokens = spec.tokens(height, width)
+        mask = rng.random((spec.samples, tokens, tokens)) < spec.mask_ratio
+    rows: list[Row] = []
+    maps: list[NDArray[np.generic]] = []
+    for kind, pictures in kinds.items():
+        worst: dict[str, tuple[float, float]] = {}
+        for start in range(0, len(pictures) - batch + 1, batch):
+            image = _to_input(np.stack(pictures[start : start + batch]), spec)
+            given, expected = engine.run(image, classes, mask), reference.run(image, classes, mask)
+            for name in spec.outputs:
+                error = float(np.abs(given[name].astype(np.float64) - expected[name]).max())
+                largest = float(np.abs(expected[name]).max())
+                before = worst.get(name, (0.0, 0.0))
+                worst[name] = (max(before[0], error if math.isfinite(error) else math.inf), max(before[1], largest))
+            maps.extend(given["heatmap"] if "heatmap" in given else [])
+        rows += [Row(name, kind, *worst[name]) for name in spec.outputs]
+    return Parity(tuple(rows), _dependence(engine, spec, maps), {kind: len(pictures) for kind, pictures in kinds.items()})
+
+
+def _dependence(engine: Engine, spec: ModelSpec, maps: Sequence[NDArray[np.generic]]) -> float:
+    """Largest difference between two pictures' heatmaps of the same rank, relative to the largest value."""
+    if len(maps) < 2:
+        return math.inf  # no heatmap in this graph
+    stack = np.stack([m.astype(np.float64) for m in maps])
+    top = float(np.abs(stack).max())
+    return float((stack.max(0) - stack.min(0)).max()) / top if top > 0 else math.inf
+
+
+def _noise(rng: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:
+    return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def _to_input(pictures: NDArray[np.uint8], spec: ModelSpec) -> NDArray[np.generic]:
+    """uint8 RGB [B, H, W, 3] to the graph's input."""
+    if spec.input == "rgb8":
+        return np.ascontiguousarray(pictures)
+    scaled = (pictures.astype(np.float32) / 255 - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
+
+
+def load_pictures(path: Path, height: int, width: int, count: int) -> list[NDArray[np.uint8]]:
+    """Up to ``count`` pictures (at least one, repeated to fill) from a folder, picture or video, uint8 RGB, stretched."""
+    import cv2
+
+    frames: list[NDArray[np.uint8]] = []
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+        step = max(len(files) // count, 1)
+        loaded = [cv2.imread(str(p)) for p in files[::step][:count]]
+    elif path.is_file():
+        single = cv2.imread(str(path))
+        if single is not None:
+            loaded = [single]
+        else:
+            video, loaded = cv2.VideoCapture(str(path)), []
+            while len(loaded) < count:
+                more, frame = video.read()
+                if not more:
+                    break
+                loaded.append(frame)
+    else:
+        raise DkcamError(f"--calibration {path} does not exist; expected a folder of pictures, a picture or a video")
+    for image in loaded:
+        if image is not None:
+            resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+            frames.append(np.ascontiguousarray(resized[..., ::-1], np.uint8))
+    if not frames:
+        raise DkcamError(f"--calibration {path} holds no readable picture; expected {', '.join(PICTURE_SUFFIXES)} or a video")
+    return [frames[i % len(frames)] for i in range(max(count, len(frames)))]

@@ -1,0 +1,71 @@
+"""What every command shares: exit codes, one-line errors, parsing of sizes and lists."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+
+from dkcam.errors import DkcamError
+
+
+def user_errors(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn a DkcamError into one line on stderr and exit code 1; any other exception is a bug and keeps its traceback."""
+
+    @wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except DkcamError as error:
+            click.echo("error: " + " ".join(str(error).split()), err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            sys.exit(130)
+
+    return wrapped
+
+
+class SizeType(click.ParamType):
+    """HxW in pixels."""
+
+    name = "HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).lower().split("x")
+        if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+            self.fail(f"{value!r} is not a size; expected height x width in pixels, such as 384x640", param, ctx)
+        return int(parts[0]), int(parts[1])
+
+
+class ListType(click.ParamType):
+    """Names separated by commas."""
+
+    name = "LIST"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        return tuple(part.strip() for part in str(value).split(",") if part.strip())
+
+
+class RangeType(click.ParamType):
+    """N or MIN:MAX."""
+
+    name = "MIN:MAX"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(":")
+        if len(parts) > 2 or not all(part.isdigit() for part in parts):
+            self.fail(f"{value!r} is not a number or a range; expected 4 or 1:8", param, ctx)
+        return int(parts[0]), int(parts[-1])
+
+
+SIZE, LIST, RANGE = SizeType(), ListType(), RangeType()

@@ -1,0 +1,129 @@
+"""``dk-export``: a checkpoint becomes one verified ONNX file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dkcam.errors import ExportError
+from dkcam.tools.cli import LIST, RANGE, SIZE, user_errors
+
+if TYPE_CHECKING:
+    from dkcam.export.exporter import Exported
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The file to write. Default: MODEL with .onnx.")
+@click.option("--variant", type=click.Choice(["auto", "plain", "dropout", "dropkey"]), default="auto", help="The head, for checkpoints that do not say.")
+@click.option("--labels", type=click.Path(path_type=Path), help="Text file with one class name per line.")
+@click.option("--size", type=SIZE, help="Input height x width, multiples of 32. Default: the checkpoint's, else 224x224.")
+@click.option("--dynamic", type=LIST, default=(), help="Leave free: batch, size or batch,size.")
+@click.option("--batch", type=RANGE, help="Pictures per inference: N, or MIN:MAX with --dynamic batch.  [default: 1]")
+@click.option("--layer", default="layer4", show_default=True, help="layer1 to layer4, or a module such as layer3.2.conv2.")
+@click.option("--method", default="gradcam", show_default=True, help="gradcam, gradcam++, xgradcam, layercam or hirescam.")
+@click.option("--classes", "explain", type=int, help="Fix the number of classes explained at once. Default: free.")
+@click.option("--samples", type=int, default=0, help="Average over this many DropKey masks, given as input key_mask.")
+@click.option("--mask-ratio", type=float, help="Share of keys a mask drops. Default: the checkpoint's.")
+@click.option("--outputs", type=LIST, help="Outputs to keep, e.g. logits or heatmap,gradient,features.")
+@click.option("--input", "input_", type=click.Choice(["rgb8", "tensor"]), default="rgb8", show_default=True, help="uint8 frames, or normalised tensors.")
+@click.option("--calibration", type=click.Path(path_type=Path), help="Road pictures (folder, picture or video) to verify on.")
+@click.option("--no-verify", is_flag=True, help="Leave the comparison with autograd out; the file says so.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write the parity figures as JSON.")
+@user_errors
+def main(
+    model: Path,
+    output: Path | None,
+    variant: str,
+    labels: Path | None,
+    size: tuple[int, int] | None,
+    dynamic: tuple[str, ...],
+    batch: tuple[int, int] | None,
+    layer: str,
+    method: str,
+    explain: int | None,
+    samples: int,
+    mask_ratio: float | None,
+    outputs: tuple[str, ...] | None,
+    input_: str,
+    calibration: Path | None,
+    no_verify: bool,
+    report: Path | None,
+) -> None:
+    """Write MODEL (.pt, .pth or .safetensors) as one ONNX file with scores and Grad-CAM heatmap inside.
+
+    Every number the file gives is compared with autograd first; outside the tolerance nothing is written.
+    """
+    from dkcam.export.options import ExportOptions
+
+    if model.suffix == ".onnx":
+        raise ExportError(f"{model} is exported already; give the checkpoint (.pt, .pth or .safetensors)")
+    target = output or model.with_suffix(".onnx")
+    for place in (target, *([report] if report else [])):
+        if not place.parent.is_dir() or place.is_dir():
+            raise ExportError(f"{place} cannot be written: {place.parent if not place.parent.is_dir() else place} is not a {'folder' if not place.is_dir() else 'file'}; choose another place")
+    options = ExportOptions(
+        size=size,
+        dynamic=dynamic,
+        batch=batch or (1, 16 if "batch" in dynamic else 1),
+        layer=layer,
+        method=method,
+        explain=explain,
+        samples=samples,
+        mask_ratio=mask_ratio,
+        outputs=outputs,
+        input=input_,
+    )
+    names = read_labels(labels) if labels else None
+    # torch takes seconds to import: everything that can be refused without it has been by now
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise ExportError("dk-export needs torch and onnx; pip install 'dkcam[export]'") from error
+    from dkcam.export.checkpoint import load_checkpoint
+    from dkcam.export.exporter import export, write_file
+
+    checkpoint = load_checkpoint(model, variant=variant, labels=names, size=size)
+    exported = export(checkpoint, options, check=not no_verify, calibration=calibration)
+    write_file(target, exported.data)
+    if report:
+        write_file(report, (json.dumps(exported.report(), indent=1) + "\n").encode())
+    _print(exported, model, target)
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """One class name per line, blank lines left out. Errors: ExportError."""
+    try:
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExportError(f"--labels {path} cannot be read ({error}); expected a text file with one class name per line") from error
+    if not names:
+        raise ExportError(f"--labels {path} is empty; expected one class name per line")
+    return names
+
+
+def _print(exported: Exported, model: Path, target: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console, spec = Console(), exported.spec
+    if exported.parity is not None:
+        table = Table(title="Parity with autograd (float64), largest error over the reference's maximum", title_justify="left")
+        for heading in ("output", "pictures", "maximum", "error", "relative"):
+            table.add_column(heading, justify="left" if heading in ("output", "pictures") else "right")
+        for row in exported.parity.rows:
+            table.add_row(row.output, row.pictures, f"{row.largest:.4g}", f"{row.error:.2g}", f"{row.relative:.1e}")
+        console.print(table)
+        if exported.parity.input_dependence != float("inf"):
+            console.print(f"Heatmaps of different pictures differ by up to {exported.parity.input_dependence:.0%} of the maximum.", highlight=False)
+    else:
+        console.print("Not verified (--no-verify); the file says so.")
+    size = f"{spec.height}x{spec.width}" + (" (free)" if "size" in spec.dynamic else "")
+    console.print(
+        f"{model} → {target}: {spec.variant}, {len(spec.labels)} classes, {size}, {spec.layer}, {spec.method}, {len(exported.data) / 1e6:.1f} MB",
+        highlight=False,
+        soft_wrap=True,
+    )
