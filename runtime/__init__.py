@@ -1,0 +1,1 @@
+"""Frames in, explanations out: sources, preprocessing, pipeline, overlay and sinks."""

@@ -1,0 +1,135 @@
+"""The embedding interface: a frame in, an Explanation out."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dkcam.engines import Engine, open_engine
+from dkcam.errors import InputError, ModelFileError
+from dkcam.runtime.explanation import Explanation
+from dkcam.runtime.geometry import Fit
+from dkcam.spec import ModelSpec
+
+DEMO_MODEL = Path(__file__).resolve().parent.parent / "models" / "demo.onnx"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A frame ready for the engine: its input array with a batch of one, and the way back."""
+
+    image: NDArray[Any]
+    fit: Fit
+
+
+class Explainer:
+    """Runs one exported model on frames.
+
+    explain: class names or numbers; −1 (default) is the top class, −2 the runner-up. resize: overrides the model's
+    resize mode. seed: of the DropKey masks, for graphs with samples; the same masks serve every frame.
+    """
+
+    def __init__(self, engine: Engine, *, explain: Sequence[str | int] = (-1,), resize: str | None = None, seed: int = 0) -> None:
+        spec = engine.spec
+        if "batch" not in spec.dynamic and spec.batch[0] != 1:
+            raise ModelFileError(f"this model takes batches of {spec.batch[0]}; for single frames export it with --batch 1 or --dynamic batch")
+        missing = {"probabilities", "explained", "heatmap"} - set(spec.outputs)
+        if missing:
+            raise ModelFileError(f"this model was exported without {', '.join(sorted(missing))}; leave --outputs out, or name them too")
+        self.engine, self.spec, self.resize = engine, spec, resize or spec.resize
+        self.classes = np.array([class_number(spec, name) for name in explain], np.int64)
+        self._mask = None
+        if spec.samples:
+            tokens = spec.tokens()
+            self._mask = np.random.default_rng(seed).random((spec.samples, tokens, tokens)) < spec.mask_ratio
+
+    @property
+    def device(self) -> str:
+        """What truly runs the model: "cpu", …"""
+        return self.engine.device
+
+    def __call__(self, frame: NDArray[np.uint8]) -> Explanation:
+        """Explain one frame, uint8 [H, W, 3] BGR. Errors: InputError for another shape or type."""
+        return self.infer(self.prepare(frame))
+
+    def prepare(self, frame: NDArray[np.uint8]) -> Prepared:
+        """The CPU's part before inference: resize and colour order, safe to run in another thread."""
+        check_frame(frame)
+        spec = self.spec
+        fit = Fit(frame.shape[0], frame.shape[1], spec.height, spec.width, self.resize)
+        image: NDArray[Any] = fit.to_input(frame)[None]
+        if spec.input == "tensor":
+            scaled = (image.astype(np.float32) / 255 - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
+            image = np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
+        return Prepared(image, fit)
+
+    def infer(self, prepared: Prepared) -> Explanation:
+        """Run the engine on a prepared frame."""
+        found = self.engine.run(prepared.image, self.classes, self._mask)
+        spread = found.get("heatmap_std")
+        return Explanation(
+            labels=self.spec.labels,
+            probabilities=found["probabilities"][0],
+            explained=found["explained"][0],
+            heatmap=found["heatmap"][0],
+            heatmap_std=spread[0] if spread is not None else None,
+            fit=prepared.fit,
+            device=self.engine.device,
+        )
+
+    def warm_up(self) -> float:
+        """One inference on a black frame; returns its seconds."""
+        start = time.perf_counter()
+        self(np.zeros((self.spec.height, self.spec.width, 3), np.uint8))
+        return time.perf_counter() - start
+
+
+def check_frame(frame: Any) -> None:
+    """Errors: InputError unless uint8 [H, W, 3] with at least one pixel."""
+    if not isinstance(frame, np.ndarray):
+        raise InputError(f"frame is a {type(frame).__name__}, expected a numpy array uint8 [H, W, 3] BGR")
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
+        raise InputError(f"frame is {frame.dtype} {list(frame.shape)}, expected uint8 [H, W, 3] BGR; cv2.cvtColor converts grey and BGRA")
+
+
+def class_number(spec: ModelSpec, name: str | int) -> int:
+    """A label (any case) or number to the graph's class number. Errors: InputError naming near labels."""
+    if isinstance(name, int):
+        number = name
+    else:
+        lowered = [label.lower() for label in spec.labels]
+        if name.lower() in lowered:
+            return lowered.index(name.lower())
+        try:
+            number = int(name)
+        except ValueError:
+            near = difflib.get_close_matches(name.lower(), lowered, 3, 0.4) or lowered[:8]
+            raise InputError(f"{name!r} is not a label of this model; expected one of: {', '.join(near)}, …") from None
+    if not -len(spec.labels) <= number < len(spec.labels):
+        raise InputError(f"class {number} is out of range, expected {-len(spec.labels)} to {len(spec.labels) - 1}")
+    return number
+
+
+def load(
+    model: str | Path | None = None,
+    device: str = "auto",
+    *,
+    explain: Sequence[str | int] = (-1,),
+    resize: str | None = None,
+    threads: int = 0,
+    seed: int = 0,
+) -> Explainer:
+    """Open an exported model for embedding; no torch needed.
+
+    model: an .onnx file of dk-export; None opens the bundled demo model. device: auto, cpu. explain: class names or
+    numbers. resize: stretch, letterbox or crop in place of the model's own. threads: 0 for one per core. Errors:
+    ModelFileError, EngineError, InputError.
+    """
+    return Explainer(open_engine(model or DEMO_MODEL, device, threads=threads), explain=explain, resize=resize, seed=seed)

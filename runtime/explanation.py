@@ -1,0 +1,64 @@
+"""What one frame's inference says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dkcam.runtime.geometry import Fit
+
+
+@dataclass(frozen=True)
+class Score:
+    """A class with its probability, 0..1."""
+
+    label: str
+    index: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """probabilities: float32 [classes]. explained: int64 [K], class numbers. heatmap: float32 [K, h, w], ≥ 0, not
+    normalised. heatmap_std: the same shape, over masks, or None. fit: the way back to the frame. device: what ran it.
+    """
+
+    labels: Sequence[str]
+    probabilities: NDArray[np.float32]
+    explained: NDArray[np.int64]
+    heatmap: NDArray[np.float32]
+    heatmap_std: NDArray[np.float32] | None
+    fit: Fit
+    device: str
+
+    def top(self, count: int = 1) -> list[Score]:
+        """The ``count`` likeliest classes, likeliest first."""
+        order = np.argsort(-self.probabilities, kind="stable")[:count]
+        return [self.score(int(index)) for index in order]
+
+    def score(self, index: int) -> Score:
+        return Score(self.labels[index], index, float(self.probabilities[index]))
+
+    def explained_scores(self) -> list[Score]:
+        """The K explained classes, in the heatmaps' order."""
+        return [self.score(int(index)) for index in self.explained]
+
+    def peak(self, which: int = 0) -> tuple[float, float] | None:
+        """Centre of the hottest cell as (x, y), 0..1 of the frame; None where the heatmap is zero everywhere."""
+        heat = self.heatmap[which]
+        if not float(heat.max()) > 0:
+            return None
+        row, column = np.unravel_index(int(heat.argmax()), heat.shape)
+        x = (float(column) + 0.5) * self.fit.width / heat.shape[1]
+        y = (float(row) + 0.5) * self.fit.height / heat.shape[0]
+        x, y = self.fit.to_frame(x, y)
+        return float(np.clip(x / self.fit.frame_width, 0, 1)), float(np.clip(y / self.fit.frame_height, 0, 1))
+
+    def overlay(self, frame: NDArray[np.uint8], *, alpha: float = 0.6, colormap: str = "turbo", layout: str = "side") -> NDArray[np.uint8]:
+        """The frame with its heatmap and labels drawn in. See ``dkcam.runtime.overlay.draw``."""
+        from dkcam.runtime.overlay import draw
+
+        return draw(frame, self, alpha=alpha, colormap=colormap, layout=layout)

@@ -1,0 +1,108 @@
+"""How a frame becomes the network's input, and how a heatmap finds its way back.
+
+Coordinates are continuous: a picture of W pixels runs from 0 to W, pixel i covers i to i + 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dkcam.errors import InputError
+from dkcam.spec import RESIZE_MODES
+
+PAD_GREY = 114  # letterbox border, 0..255
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The map from a frame (frame_height × frame_width) to an input (height × width), pixels.
+
+    mode: "stretch" fills the input and changes the aspect; "letterbox" shows the whole frame with grey borders;
+    "crop" fills the input and cuts the frame's longer side. x_input = x_frame · scale_x + offset_x, y alike.
+    """
+
+    frame_height: int
+    frame_width: int
+    height: int
+    width: int
+    mode: str = "stretch"
+
+    def __post_init__(self) -> None:
+        if self.mode not in RESIZE_MODES:
+            raise InputError(f"resize mode is {self.mode!r}, expected one of {', '.join(RESIZE_MODES)}")
+
+    @cached_property
+    def content(self) -> tuple[int, int]:
+        """Height and width of the whole resized frame in input pixels."""
+        if self.mode == "stretch":
+            return self.height, self.width
+        ratios = (self.height / self.frame_height, self.width / self.frame_width)
+        ratio = min(ratios) if self.mode == "letterbox" else max(ratios)
+        return max(1, round(self.frame_height * ratio)), max(1, round(self.frame_width * ratio))
+
+    @cached_property
+    def offset(self) -> tuple[int, int]:
+        """Where the resized frame's top left corner lies in the input, (y, x); negative where it is cut."""
+        return (self.height - self.content[0]) // 2, (self.width - self.content[1]) // 2
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Input pixels per frame pixel, (y, x)."""
+        return self.content[0] / self.frame_height, self.content[1] / self.frame_width
+
+    def to_input(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Frame uint8 [H, W, 3] BGR to the input's uint8 [height, width, 3] RGB. Shrinking averages areas."""
+        high, wide = self.content
+        shrinks = high <= self.frame_height and wide <= self.frame_width
+        if self.mode == "crop":
+            frame = self._cut(frame)
+            high, wide = self.height, self.width
+        resized = cv2.resize(frame, (wide, high), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        if self.mode == "letterbox":
+            top, left = self.offset
+            full = np.full((self.height, self.width, 3), PAD_GREY, np.uint8)
+            full[top : top + high, left : left + wide] = resized
+            resized = full
+        return np.asarray(cv2.cvtColor(resized, cv2.COLOR_BGR2RGB), np.uint8)
+
+    def _cut(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The part of the frame the input shows, exact to the subpixel only where the cut is whole pixels."""
+        left, top = self.to_frame(0, 0)
+        right, bottom = self.to_frame(self.width, self.height)
+        x0, y0 = max(0, round(left)), max(0, round(top))
+        x1, y1 = min(self.frame_width, max(round(right), x0 + 1)), min(self.frame_height, max(round(bottom), y0 + 1))
+        return frame[y0:y1, x0:x1]
+
+    def to_frame(self, x: float, y: float) -> tuple[float, float]:
+        """Input coordinates to frame coordinates."""
+        return (x - self.offset[1]) / self.scale[1], (y - self.offset[0]) / self.scale[0]
+
+    def spread(self, heatmap: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Heatmap float32 [h, w] over the input to float32 [H, W] over the frame.
+
+        Linear between cell centres, constant beyond the outermost; 0 where the input does not show the frame.
+        """
+        rows = _interpolation(self.frame_height, self.height, heatmap.shape[0], self.scale[0], self.offset[0])
+        columns = _interpolation(self.frame_width, self.width, heatmap.shape[1], self.scale[1], self.offset[1])
+        return rows @ heatmap @ columns.T
+
+
+@lru_cache(maxsize=64)
+def _interpolation(frame: int, size: int, cells: int, scale: float, offset: int) -> NDArray[np.float32]:
+    """Matrix float32 [frame, cells]: each frame pixel's share of the cells along one axis."""
+    place = (np.arange(frame) + 0.5) * scale + offset
+    cell = np.clip(place * cells / size - 0.5, 0, cells - 1)
+    low = np.floor(cell).astype(int)
+    high = np.minimum(low + 1, cells - 1)
+    share = (cell - low).astype(np.float32)
+    seen = ((place >= 0) & (place <= size)).astype(np.float32)
+    matrix = np.zeros((frame, cells), np.float32)
+    everywhere = np.arange(frame)
+    matrix[everywhere, low] += (1 - share) * seen
+    matrix[everywhere, high] += share * seen
+    return matrix

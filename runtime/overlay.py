@@ -1,0 +1,121 @@
+"""Heatmap and labels drawn into a frame."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dkcam.errors import InputError
+from dkcam.runtime.explanation import Explanation, Score
+
+Picture = NDArray[np.uint8]
+
+COLORMAPS = {
+    "turbo": cv2.COLORMAP_TURBO,
+    "jet": cv2.COLORMAP_JET,
+    "inferno": cv2.COLORMAP_INFERNO,
+    "magma": cv2.COLORMAP_MAGMA,
+    "plasma": cv2.COLORMAP_PLASMA,
+    "viridis": cv2.COLORMAP_VIRIDIS,
+    "hot": cv2.COLORMAP_HOT,
+}
+LAYOUTS = ("side", "tint")
+TINTS = ((40, 40, 255), (255, 160, 30), (60, 220, 60), (30, 200, 255), (255, 60, 220))  # BGR
+
+
+def check_style(alpha: float, colormap: str, layout: str) -> None:
+    """Errors: InputError for an opacity outside 0..1, an unknown colour map or layout."""
+    if not 0 <= alpha <= 1:
+        raise InputError(f"alpha is {alpha}, expected 0 (frame only) to 1 (heat covers the frame)")
+    if colormap not in COLORMAPS:
+        raise InputError(f"colormap is {colormap!r}, expected one of {', '.join(COLORMAPS)}")
+    if layout not in LAYOUTS:
+        raise InputError(f"layout is {layout!r}, expected side or tint")
+
+
+def draw(
+    frame: Picture, explanation: Explanation, *, alpha: float = 0.6, colormap: str = "turbo", layout: str = "side", fps: float | None = None
+) -> Picture:
+    """The frame with heat drawn over it: opacity grows with heat up to ``alpha``, cold places stay as filmed.
+
+    frame: uint8 [H, W, 3] BGR, the one that was explained. Each heatmap is scaled by its own maximum. layout: with K
+    classes "side" gives K pictures side by side, uint8 [H, K·W, 3]; "tint" one picture, a colour per class. fps:
+    shown when given.
+    """
+    check_style(alpha, colormap, layout)
+    if frame.shape[:2] != (explanation.fit.frame_height, explanation.fit.frame_width):
+        raise InputError(
+            f"frame is {frame.shape[0]}x{frame.shape[1]}, expected the explained {explanation.fit.frame_height}x{explanation.fit.frame_width}"
+        )
+    scores = explanation.explained_scores()
+    levels = [_levels(explanation, k) for k in range(len(scores))]
+    if layout == "tint" and len(scores) > 1:
+        picture = frame
+        for k, level in enumerate(levels):
+            picture = _blend(picture, level, *_tint_tables(TINTS[k % len(TINTS)], alpha))
+        picture = picture.copy() if picture is frame else picture
+        for k, score in enumerate(scores):
+            _write(picture, _caption(score), k, TINTS[k % len(TINTS)])
+        pictures = [picture]
+    else:
+        pictures = []
+        for score, level in zip(scores, levels, strict=True):
+            picture = _blend(frame, level, *_map_tables(colormap, alpha))
+            _write(picture, _caption(score), 0)
+            pictures.append(picture)
+    if fps is not None:
+        _write(pictures[0], f"{fps:.0f} fps  {explanation.device}", -1)
+    return pictures[0] if len(pictures) == 1 else np.hstack(pictures)
+
+
+def _levels(explanation: Explanation, which: int) -> Picture:
+    """One heatmap over the frame, 0 to 255 of its own maximum."""
+    heat = explanation.heatmap[which]
+    top = float(heat.max())
+    scaled = heat * np.float32(255 / top) if top > 0 else np.zeros_like(heat)
+    return np.asarray(cv2.convertScaleAbs(explanation.fit.spread(scaled)), np.uint8)
+
+
+def _blend(frame: Picture, level: Picture, heat: Picture, keep: Picture) -> Picture:
+    """frame · keep[level] / 255 + heat[level], with 256-entry tables uint8 [256, 1, 3]."""
+    kept = cv2.multiply(frame, cv2.applyColorMap(level, keep), scale=1 / 255)
+    return np.asarray(cv2.add(kept, cv2.applyColorMap(level, heat)), np.uint8)
+
+
+@lru_cache(maxsize=16)
+def _map_tables(colormap: str, alpha: float) -> tuple[Picture, Picture]:
+    colours = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], COLORMAPS[colormap]).astype(np.float32)
+    return _tables(colours, alpha)
+
+
+@lru_cache(maxsize=16)
+def _tint_tables(colour: tuple[int, int, int], alpha: float) -> tuple[Picture, Picture]:
+    return _tables(np.broadcast_to(np.array(colour, np.float32), (256, 1, 3)), alpha)
+
+
+def _tables(colours: NDArray[np.float32], alpha: float) -> tuple[Picture, Picture]:
+    """Premultiplied colours and what remains of the frame, for each level."""
+    opacity = alpha * np.clip(np.arange(256, dtype=np.float32) / 255 * 1.5, 0, 1)[:, None, None]
+    keep = np.repeat(255 * (1 - opacity), 3, axis=2)
+    return np.asarray(colours * opacity + 0.5, np.uint8), np.asarray(keep + 0.5, np.uint8)
+
+
+def _caption(score: Score) -> str:
+    return f"{score.label} {score.probability:.0%}"
+
+
+def _write(picture: Picture, words: str, line: int, colour: tuple[int, int, int] = (255, 255, 255)) -> None:
+    """White or coloured text on a dark strip, sized with the picture; line −1 is the last."""
+    scale = picture.shape[0] / 720
+    if scale < 0.12:
+        return  # too small to read
+    size, thickness = max(0.35, 1.0 * scale), max(1, round(2 * scale))
+    (wide, high), base = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, size, thickness)
+    step = high + base + round(12 * scale)
+    top = picture.shape[0] - step if line < 0 else line * step
+    strip = picture[top : top + step, : wide + round(24 * scale)]
+    strip[:] = strip // 3
+    cv2.putText(picture, words, (round(12 * scale), top + high + round(6 * scale)), cv2.FONT_HERSHEY_SIMPLEX, size, colour, thickness, cv2.LINE_AA)
