@@ -1,0 +1,42 @@
+"""One picture from a source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dkcam.rendered import Box
+
+
+@dataclass(frozen=True)
+class Frame:
+    """image: uint8 [H, W, 3] BGR. index: from 0. time_s: seconds into the source (live: since it was opened).
+
+    boxes: true places of objects where the source knows them, else None. name: file stem for pictures, else "".
+    """
+
+    image: NDArray[np.uint8]
+    index: int
+    source: str
+    time_s: float
+    boxes: tuple[Box, ...] | None = None
+    name: str = ""
+
+
+class Source(Protocol):
+    """name: the URI. live: frames arrive whether or not they are taken. fps, count: where known, else None."""
+
+    name: str
+    live: bool
+    fps: float | None
+    count: int | None
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Frames in order. Errors: SourceError when reading breaks off."""
+        ...
+
+    def close(self) -> None: ...

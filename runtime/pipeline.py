@@ -1,0 +1,200 @@
+"""Reading, inference and drawing at the same time: three threads, two short queues.
+
+    reader: read, resize  →  caller's thread: inference  →  writer: overlay, sinks
+
+Files lose no frame: a full queue makes the reader wait. Live sources keep only the newest frame, older ones count as
+dropped.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from dkcam.runtime.explainer import Explainer, Prepared
+from dkcam.runtime.explanation import Explanation
+from dkcam.runtime.frame import Frame, Source
+from dkcam.runtime.overlay import check_style, draw
+from dkcam.runtime.result import Latency, Result
+from dkcam.runtime.sinks import Sink
+
+DEPTH = 4  # frames between two stages of a file's run
+
+
+@dataclass(frozen=True)
+class Style:
+    """How overlays look; fps: write the running speed into the picture."""
+
+    alpha: float = 0.6
+    colormap: str = "turbo"
+    layout: str = "side"
+    fps: bool = True
+
+
+@dataclass(frozen=True)
+class Summary:
+    """frames: explained. seconds: from the first frame's arrival to the last result. dropped: of live sources."""
+
+    frames: int
+    seconds: float
+    dropped: int
+
+    @property
+    def fps(self) -> float:
+        return self.frames / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class _Ready:
+    frame: Frame
+    prepared: Prepared
+    read_ms: float
+    preprocess_ms: float
+    arrived: float
+
+
+class Pipeline:
+    """Runs one source through an explainer into sinks.
+
+    stop: set it (from a signal handler, another thread) to end after the frames in flight. on_result: called in the
+    writer's thread for every result.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        explainer: Explainer,
+        sinks: Sequence[Sink],
+        *,
+        style: Style | None = None,
+        max_frames: int | None = None,
+        on_result: Callable[[Result], None] = lambda result: None,
+    ) -> None:
+        self._source, self._explainer, self._sinks = source, explainer, sinks
+        self._style = style or Style()
+        check_style(self._style.alpha, self._style.colormap, self._style.layout)
+        self._max_frames, self._on_result = max_frames, on_result
+        self.stop = threading.Event()
+        self.interrupted = False  # set by a signal handler, together with stop
+        self._ready: queue.Queue[_Ready | None] = queue.Queue(1 if source.live else DEPTH)
+        self._done: queue.Queue[tuple[_Ready, Explanation, float] | None] = queue.Queue(DEPTH)
+        self._failures: list[BaseException] = []
+        self._dropped = self._written = 0
+        self._first = self._last = 0.0
+
+    def run(self) -> Summary:
+        """Until the source ends, ``max_frames`` is reached or ``stop`` is set.
+
+        Every frame that was inferred reaches the sinks, also when the source breaks off. Errors: the first one of
+        any thread, after the others have finished.
+        """
+        threads = [threading.Thread(target=self._guard, args=(work,), daemon=True) for work in (self._read, self._write)]
+        for thread in threads:
+            thread.start()
+        try:
+            self._infer()
+        except BaseException as error:
+            self._failures.insert(0, error)
+            self.stop.set()
+        finally:
+            self._done.put(None)
+            threads[1].join()
+            self.stop.set()
+            self._drain()
+            threads[0].join()
+        if self._failures:
+            raise self._failures[0]
+        return Summary(self._written, self._last - self._first, self._dropped)
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            self._failures.append(error)
+            if work == self._write:
+                self.stop.set()
+                while self._done.get() is not None:  # let the inference thread go on to its end
+                    pass
+
+    def _read(self) -> None:
+        try:
+            started = time.perf_counter()
+            for count, frame in enumerate(self._source, 1):
+                arrived = time.perf_counter()
+                prepared = self._explainer.prepare(frame.image)
+                done = time.perf_counter()
+                ready = _Ready(frame, prepared, (arrived - started) * 1e3, (done - arrived) * 1e3, arrived)
+                if not self._hand_over(ready) or count == self._max_frames:
+                    break
+                started = time.perf_counter()
+        finally:
+            self._finish_reading()
+
+    def _hand_over(self, ready: _Ready) -> bool:
+        while not self.stop.is_set():
+            try:
+                self._ready.put(ready, timeout=0 if self._source.live else 0.1)
+                return True
+            except queue.Full:
+                if self._source.live:
+                    try:
+                        self._ready.get_nowait()
+                        self._dropped += 1
+                    except queue.Empty:
+                        continue
+        return False
+
+    def _finish_reading(self) -> None:
+        while not self.stop.is_set():
+            try:
+                self._ready.put(None, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def _infer(self) -> None:
+        while not self.stop.is_set():
+            try:
+                ready = self._ready.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if ready is None:
+                return
+            self._first = self._first or ready.arrived
+            start = time.perf_counter()
+            explanation = self._explainer.infer(ready.prepared)
+            self._done.put((ready, explanation, (time.perf_counter() - start) * 1e3))
+
+    def _write(self) -> None:
+        wanted = any(sink.pictures for sink in self._sinks)
+        speed, before = 0.0, 0.0
+        while (item := self._done.get()) is not None:
+            ready, explanation, infer_ms = item
+            now = time.perf_counter()
+            if before:
+                speed = 1 / (now - before) if not speed else 0.95 * speed + 0.05 / max(now - before, 1e-6)
+            before = now
+            picture = None
+            if wanted:
+                style = self._style
+                shown = speed if style.fps and speed else None
+                picture = draw(ready.frame.image, explanation, alpha=style.alpha, colormap=style.colormap, layout=style.layout, fps=shown)
+            end = time.perf_counter()
+            latency = Latency(ready.read_ms, ready.preprocess_ms, infer_ms, (end - now) * 1e3)
+            result = Result(ready.frame, explanation, latency, (end - ready.arrived) * 1e3, self._dropped, picture)
+            for sink in self._sinks:
+                if not sink.write(result):
+                    self.stop.set()
+            self._written += 1
+            self._last = time.perf_counter()
+            self._on_result(replace(result, picture=None))
+
+    def _drain(self) -> None:
+        while True:
+            try:
+                self._ready.get_nowait()
+            except queue.Empty:
+                return

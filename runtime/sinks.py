@@ -1,0 +1,221 @@
+"""Everything results go to. A sink is a URI; ``open_sink`` is the only way in.
+
+    window:      a window          out.mp4   H.264 video            frames/   numbered pictures (PNG)
+    null:        nothing           events.jsonl   one JSON line a frame
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dkcam.errors import SinkError
+from dkcam.runtime.result import Result
+
+
+class Sink(Protocol):
+    """pictures: whether it shows overlays. write: one result, False asks the run to stop. close: finish the output."""
+
+    name: str
+    pictures: bool
+
+    def write(self, result: Result) -> bool: ...
+
+    def close(self) -> None: ...
+
+
+def open_sink(uri: str, fps: float | None) -> Sink:
+    """Open a sink; fps: of the source where known (videos play at that speed). Errors: SinkError."""
+    if uri == "window:":
+        return Window()
+    if uri == "null:":
+        return Null()
+    if uri.startswith(("http://", "https://")):
+        raise SinkError(f"{uri}: the live page is not part of this version; use window:, a .mp4 file, a folder/ or a .jsonl file")
+    path = Path(uri)
+    suffix = path.suffix.lower()
+    if suffix == ".jsonl":
+        return JsonLines(path)
+    if suffix == ".mp4":
+        return Video(path, fps or 25.0)
+    if uri.endswith("/") or path.is_dir() or not suffix:
+        return Folder(path)
+    raise SinkError(f"{uri}: expected window:, null:, a .mp4 or .jsonl file, or a folder/ ending in a slash")
+
+
+def _temporary(path: Path, suffix: str) -> Path:
+    """A name beside the target; checks that the place is writable."""
+    if not path.parent.is_dir():
+        raise SinkError(f"{path} cannot be written: {path.parent} is not a folder; create it first")
+    if path.is_dir():
+        raise SinkError(f"{path} cannot be written: it is a folder")
+    name = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
+    try:
+        name.touch()
+    except OSError as error:
+        raise SinkError(f"{path} cannot be written: {error.strerror}; choose another place") from error
+    return name
+
+
+def _move(temporary: Path, path: Path) -> None:
+    try:
+        os.replace(temporary, path)
+    except OSError as error:
+        raise SinkError(f"{path} cannot be written: {error.strerror}; the result is in {temporary}") from error
+
+
+def _guarded(path: Path, action: Callable[[], Any]) -> Any:
+    try:
+        return action()
+    except OSError as error:
+        raise SinkError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+class Null:
+    """Takes results and forgets them."""
+
+    name, pictures = "null:", False
+
+    def write(self, result: Result) -> bool:
+        return True
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class JsonLines:
+    """One JSON line a frame; in place under its own name when the run ends."""
+
+    pictures = False
+
+    def __init__(self, path: Path) -> None:
+        self.name, self._path = str(path), path
+        self._temporary = _temporary(path, "")
+        self._file: TextIO = self._temporary.open("w", encoding="utf-8")
+
+    def write(self, result: Result) -> bool:
+        _guarded(self._path, lambda: self._file.write(result.to_json() + "\n"))
+        return True
+
+    def close(self) -> None:
+        _guarded(self._path, self._file.close)
+        _move(self._temporary, self._path)
+
+
+class Folder:
+    """Overlays as PNG: 000000.png, or the source picture's own name."""
+
+    pictures = True
+
+    def __init__(self, path: Path) -> None:
+        self.name, self._path = str(path), path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            probe = _temporary(path / "probe", "")
+            probe.unlink()
+        except OSError as error:
+            raise SinkError(f"{path} cannot be made a folder: {error.strerror}; choose another place") from error
+
+    def write(self, result: Result) -> bool:
+        import cv2
+
+        assert result.picture is not None
+        target = self._path / f"{result.frame.name or format(result.frame.index, '06d')}.png"
+        temporary = target.with_name(f".{target.name}")
+        done, data = cv2.imencode(".png", result.picture)
+        if not done:
+            raise SinkError(f"{target} cannot be encoded as PNG ({result.picture.shape[1]}x{result.picture.shape[0]} pixels)")
+        _guarded(target, lambda: temporary.write_bytes(data.tobytes()))
+        _move(temporary, target)
+        return True
+
+    def close(self) -> None:
+        """Every picture is finished already."""
+
+
+class Video:
+    """H.264 in MP4, yuv420p with the index in front: browsers play it. Odd sizes are padded by one pixel."""
+
+    pictures = True
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self.name, self._path = str(path), path
+        self._rate = Fraction(fps).limit_denominator(1001)
+        self._temporary = _temporary(path, ".mp4")
+        self._container: Any = None
+        self._stream: Any = None
+
+    def write(self, result: Result) -> bool:
+        import av
+
+        assert result.picture is not None
+        picture = _even(result.picture)
+        try:
+            if self._container is None:
+                self._open(picture.shape[0], picture.shape[1])
+            if picture.shape[:2] != (self._stream.height, self._stream.width):
+                import cv2
+
+                picture = np.asarray(cv2.resize(picture, (self._stream.width, self._stream.height), interpolation=cv2.INTER_AREA), np.uint8)
+            self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise SinkError(f"{self._path} cannot be encoded at {picture.shape[1]}x{picture.shape[0]} pixels ({error}); use a folder/ sink") from error
+        return True
+
+    def _open(self, height: int, width: int) -> None:
+        import av
+
+        self._container = av.open(str(self._temporary), "w", options={"movflags": "+faststart"})
+        stream: Any = self._container.add_stream("libx264", rate=self._rate)
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.options = {"preset": "ultrafast", "crf": "20"}
+        self._stream = stream
+
+    def close(self) -> None:
+        if self._container is None:
+            self._temporary.unlink(missing_ok=True)  # no frame came: no file either
+            return
+        try:
+            self._container.mux(self._stream.encode())
+        finally:
+            self._container.close()
+        _move(self._temporary, self._path)
+
+
+def _even(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    high, wide = picture.shape[0] % 2, picture.shape[1] % 2
+    return np.pad(picture, ((0, high), (0, wide), (0, 0)), mode="edge") if high or wide else np.ascontiguousarray(picture)
+
+
+class Window:
+    """A window of OpenCV's; Esc or q ends the run."""
+
+    name, pictures = "window:", True
+
+    def __init__(self) -> None:
+        import cv2
+
+        if not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY") and os.name == "posix" and os.uname().sysname == "Linux":
+            raise SinkError("window: there is no display (DISPLAY is not set); use --headless with a .mp4, folder/ or .jsonl sink")
+        try:
+            cv2.namedWindow("dkcam", cv2.WINDOW_NORMAL)
+        except cv2.error as error:
+            raise SinkError("window: this OpenCV has no window support (opencv-python-headless); install opencv-python or use a .mp4 sink") from error
+
+    def write(self, result: Result) -> bool:
+        import cv2
+
+        assert result.picture is not None
+        cv2.imshow("dkcam", result.picture)
+        return cv2.waitKey(1) & 0xFF not in (27, ord("q"))
+
+    def close(self) -> None:
+        import cv2
+
+        cv2.destroyAllWindows()

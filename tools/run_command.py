@@ -1,0 +1,164 @@
+"""``dk-run``: heatmaps over a camera, a video, pictures or the rendered drive."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dkcam.tools.cli import LIST, user_errors
+
+if TYPE_CHECKING:
+    from dkcam.runtime.frame import Source
+    from dkcam.runtime.pipeline import Pipeline
+    from dkcam.runtime.sinks import Sink
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--model", type=click.Path(path_type=Path), help="An .onnx file of dk-export. Default: ./model.onnx, else the demo model.")
+@click.option("--camera", "cameras", type=int, multiple=True, help="Camera number.")
+@click.option("--source", "sources", multiple=True, help="URI: clip.mp4, frames/, a.jpg, rtsp://…, http://…, v4l2:///dev/video0, demo:  [default: 0]")
+@click.option("--sink", "sinks", multiple=True, help="URI: window:, out.mp4, frames/, events.jsonl, null:  [default: window:]")
+@click.option("--device", default="auto", show_default=True, help="auto or cpu.")
+@click.option("--explain", type=LIST, help="Classes to explain, e.g. stop,yield; −1 is the top class, −2 the runner-up.  [default: -1]")
+@click.option("--layout", type=click.Choice(["side", "tint"]), default="side", show_default=True, help="Several classes: side by side, or a colour each.")
+@click.option("--resize", type=click.Choice(["stretch", "letterbox", "crop"]), help="How frames reach the model's size. Default: the model's own.")
+@click.option("--headless", is_flag=True, help="No window; without --sink only a summary is printed.")
+@click.option("--max-frames", type=click.IntRange(min=1), help="Stop after this many frames of each source.")
+@click.option("--alpha", type=float, default=0.6, show_default=True, help="Opacity of the hottest place, 0 to 1.")
+@click.option("--colormap", default="turbo", show_default=True, help="turbo, jet, inferno, magma, plasma, viridis or hot.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads for inference.  [default: one per core]")
+@user_errors
+def main(
+    model: Path | None,
+    cameras: tuple[int, ...],
+    sources: tuple[str, ...],
+    sinks: tuple[str, ...],
+    device: str,
+    explain: tuple[str, ...] | None,
+    layout: str,
+    resize: str | None,
+    headless: bool,
+    max_frames: int | None,
+    alpha: float,
+    colormap: str,
+    threads: int,
+) -> None:
+    """Draw a model's Grad-CAM heatmaps over frames, live or from files."""
+    from dkcam.errors import SinkError, SourceError
+    from dkcam.runtime.explainer import DEMO_MODEL, load
+    from dkcam.runtime.overlay import check_style
+    from dkcam.runtime.pipeline import Style
+    from dkcam.runtime.sinks import open_sink
+    from dkcam.runtime.sources import open_source
+
+    check_style(alpha, colormap, layout)
+    uris = [*(str(number) for number in cameras), *sources] or ["0"]
+    wanted = list(sinks) or (["null:"] if headless else ["window:"])
+    if headless and "window:" in wanted:
+        raise SinkError("--headless and --sink window: contradict each other; leave one out")
+    if model is None:
+        model = Path("model.onnx") if Path("model.onnx").is_file() else DEMO_MODEL
+        click.echo(f"model: {'the bundled demo model' if model == DEMO_MODEL else model} (--model chooses another)", err=True)
+    opened: list[Source] = []
+    outputs: list[Sink] = []
+    finished = False
+    try:
+        explainer = load(model, device, explain=[_number(name) for name in explain or ("-1",)], resize=resize, threads=threads)
+        for uri in uris:
+            opened.append(open_source(uri))
+        if len(opened) > 1 and any(source.live for source in opened):
+            raise SourceError("several sources run one after the other, and a camera never ends; give one camera alone, or files only")
+        rate = next((source.fps for source in opened if source.fps), None)
+        for uri in wanted:
+            outputs.append(open_sink(uri, rate))
+        _run_all(opened, explainer, outputs, Style(alpha, colormap, layout), max_frames)
+        finished = True
+    finally:
+        for source in opened:
+            source.close()
+        _close(outputs, finished)
+
+
+def _number(name: str) -> str | int:
+    return int(name) if name.lstrip("-").isdigit() else name
+
+
+def _close(outputs: Sequence[Sink], finished: bool) -> None:
+    """Finish every output, also when another one fails; an earlier error goes first."""
+    from dkcam.errors import SinkError
+
+    failed: SinkError | None = None
+    for sink in outputs:
+        try:
+            sink.close()
+        except SinkError as error:
+            failed = failed or error
+    if failed is not None and finished:
+        raise failed
+
+
+def _run_all(sources: Sequence[Source], explainer: Any, sinks: Sequence[Sink], style: Any, max_frames: int | None) -> None:
+    from dkcam.runtime.pipeline import Pipeline
+    from dkcam.tools.summary import RunSummary
+
+    explainer.warm_up()
+    for source in sources:
+        summary = RunSummary()
+        total = min(source.count or max_frames or 0, max_frames or source.count or 0) or None
+        with _progress(source.name, total) as advance:
+
+            def on_result(result: Any, summary: RunSummary = summary, advance: Any = advance) -> None:
+                summary.add(result)
+                advance()
+
+            pipeline = Pipeline(source, explainer, sinks, style=style, max_frames=max_frames, on_result=on_result)
+            with _stop_on_interrupt(pipeline):
+                done = pipeline.run()
+        if done.frames:
+            click.echo(f"{source.name}: " + "\n  ".join(summary.lines(done.frames, done.fps, done.dropped)))
+        if pipeline.interrupted:
+            click.echo("stopped by Ctrl-C; outputs are complete up to here", err=True)
+            break
+    for sink in sinks:
+        if sink.name not in ("null:", "window:"):
+            click.echo(f"wrote {sink.name}")
+
+
+@contextmanager
+def _stop_on_interrupt(pipeline: Pipeline) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) ends the run cleanly; a second one breaks it off."""
+
+    def handle(number: int, frame: Any) -> None:
+        if pipeline.interrupted:
+            raise KeyboardInterrupt
+        pipeline.interrupted = True
+        pipeline.stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress(name: str, total: int | None) -> Iterator[Any]:
+    """A progress bar on a terminal for sources of known length; nothing otherwise."""
+    import sys
+
+    if total is None or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda: bar.advance(task)
