@@ -72,21 +72,22 @@ def _explain(graph: Builder, head: Head, backbone: Backbone, features: str, spec
     found: dict[str, str] = {}
     masks = max(spec.samples, 1)
     if backbone.is_output and spec.method == "gradcam" and "gradient" not in spec.outputs:
-        maps, found["weights"] = head.heatmaps(), head.weights()
+        maps, varying = head.heatmaps()
+        found["weights"] = head.weights()
     else:
         gradient = head.gradient()
         if not backbone.is_output:
             gradient = backbone.pull_back(gradient)
         graph.part = "explain"
         maps = METHODS[spec.method](graph, graph.unsqueeze(features, 1), gradient)
-        maps = graph.reshape(maps, 0, masks, -1, graph.dims(maps, 2, 3))
+        maps = varying = graph.reshape(maps, 0, masks, -1, graph.dims(maps, 2, 3))
         per_mask = graph.reshape(gradient, 0, masks, -1, graph.dims(features, 1, 4))
         found["gradient"] = graph.mean(per_mask, 1)
         found["weights"] = graph.mean(found["gradient"], 3, 4)
     mean = graph.mean(maps, 1)
     found["heatmap"] = graph.reshape(mean, 0, 0, graph.dims(features, 2, 4))
     if spec.samples:
-        away = graph.op("Sub", maps, graph.unsqueeze(mean, 1))
+        away = graph.op("Sub", varying, graph.mean(varying, 1, keep=True))
         deviation = graph.op("Sqrt", graph.mean(graph.op("Mul", away, away), 1))
         found["heatmap_std"] = graph.reshape(deviation, 0, 0, graph.dims(features, 2, 4))
     return found

@@ -94,7 +94,9 @@ class Head:
         self._rows = graph.op("Gather", self._weight, explained, axis=0)  # [B, K, C]
         self._projections = graph.op("MatMul", self._rows, graph.swap_last(self._tokens, 3))  # [B, K, T]
         if self._attention:
-            spread = graph.unsqueeze(self._projections, 1)
+            # rows of P sum to 1, so a constant added to s changes nothing: without its mean there is less to cancel
+            self._centred = graph.op("Sub", self._projections, graph.mean(self._projections, 2, keep=True))
+            spread = graph.unsqueeze(self._centred, 1)
             self._mixed = graph.op("MatMul", spread, graph.swap_last(self._attention, 4))  # [B, N, K, T]
             direct = graph.op("Mul", spread, graph.unsqueeze(self._columns, 2))
             indirect = graph.op("Mul", graph.op("MatMul", self._mixed, self._attention), self._one_over(self._tokens))
@@ -108,23 +110,30 @@ class Head:
             total = graph.op("Add", total, graph.op("Mul", pulled, self._root))
         return graph.op("Mul", total, self._one_over(self._positions))
 
-    def heatmaps(self) -> str:
-        """Paper eq. 2 from the Gram matrix alone: ReLU'd, [B, N, K, Z]."""
+    def heatmaps(self) -> tuple[str, str]:
+        """Paper eq. 2 from the Gram matrix alone: (ReLU'd maps, the same less their part that no mask changes).
+
+        Both [B, N, K, Z]. With L = ReLU(a + d) and a free of masks, the second is L − a = max(d, −a): its spread over
+        masks is that of L, and keeps its digits where d is small beside a.
+        """
         graph = self._graph
         base, cross = self._projections, self._scores
         if self._pooled:
             base = graph.op("MatMul", self._rows, graph.swap_last(self._positions, 3))
             cross = graph.op("Mul", graph.op("MatMul", self._positions, graph.swap_last(self._tokens, 3)), self._root)
-        total = graph.unsqueeze(base, 1)
-        if self._attention:
-            total = graph.op("Add", total, graph.op("MatMul", self._kappa, graph.unsqueeze(graph.swap_last(cross, 3), 1)))
-        return graph.op("Relu", graph.op("Mul", total, self._one_over(self._positions)))
+        share = self._one_over(self._positions)
+        base = graph.op("Mul", graph.unsqueeze(base, 1), share)
+        if not self._attention:
+            maps = graph.op("Relu", base)
+            return maps, maps
+        change = graph.op("Mul", graph.op("MatMul", self._kappa, graph.unsqueeze(graph.swap_last(cross, 3), 1)), share)
+        return graph.op("Relu", graph.op("Add", base, change)), graph.op("Max", change, graph.op("Neg", base))
 
     def gradient(self) -> str:
         """The explained logits' gradient at layer4's output for each mask: [B, M, C, h, w], M = N·K masks first."""
         graph = self._graph
         if self._attention:
-            pull = graph.op("Sub", graph.unsqueeze(self._projections, 1, 3), graph.unsqueeze(self._mixed, 4))
+            pull = graph.op("Sub", graph.unsqueeze(self._centred, 1, 3), graph.unsqueeze(self._mixed, 4))
             flow = graph.op("Mul", graph.op("Mul", graph.unsqueeze(self._attention, 2), pull), self._one_over(self._tokens))
             both = graph.op("Add", flow, graph.swap_last(flow, 5))  # [B, N, K, T, T]
             mixed = graph.op("Mul", graph.op("MatMul", both, graph.unsqueeze(self._tokens, 1, 2)), self._root)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from dkcam.errors import SourceError
 from dkcam.rendered import Drive
 from dkcam.runtime.frame import Frame, Source
+from dkcam.runtime.quiet import quiet_opencv
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 OPEN_TIMEOUT_MS = 8000
@@ -87,10 +88,9 @@ class Capture:
     """Whatever OpenCV's VideoCapture reads: cameras, videos, network streams."""
 
     def __init__(self, uri: str, target: str | int, *, live: bool, backend: str) -> None:
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+        quiet_opencv()
         import cv2
 
-        cv2.setLogLevel(0)
         self.name, self.live = uri, live
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT_MS] if backend == "FFMPEG" else []
         self._capture = cv2.VideoCapture(target, getattr(cv2, f"CAP_{backend}"), limits)
@@ -154,7 +154,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     """A picture file as uint8 [H, W, 3] BGR. Errors: SourceError when it cannot be decoded."""
     import cv2
 
-    cv2.setLogLevel(0)
+    quiet_opencv()
     try:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     except cv2.error as error:

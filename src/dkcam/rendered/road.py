@@ -6,6 +6,7 @@ World axes: x to the right of the camera's path, y up from the road, z ahead; me
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -135,10 +136,14 @@ def _paint_ground(image: Picture, view: _View) -> None:
     hills = [(float(c), float(t)) for c, t in zip(columns, tops, strict=True)]
     _fill(image, [*hills, (width, view.horizon + 1), (0, view.horizon + 1)], _shade((110, 120, 100), scene.light))
     image[split:] = _shade(scene.grass, scene.light)
-    # grain that is coarse near the camera and fine far away would need a projection; blurred noise is enough here
-    grain = rng.normal(0, 16, (height // 4 + 1, width // 4 + 1, 1)).astype(np.float32)
-    grain = cv2.resize(grain, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
-    image[split:] = np.clip(image[split:] + grain[split:], 0, 255)
+    image[split:] = np.clip(image[split:] + _grain(scene.texture, height, width)[split:], 0, 255)
+
+
+@lru_cache(maxsize=1)
+def _grain(seed: int, height: int, width: int) -> NDArray[np.float32]:
+    """Smooth noise float32 [height, width, 1]; grain that grows towards the camera would need a projection."""
+    noise = np.random.default_rng(seed).normal(0, 16, (height // 4 + 1, width // 4 + 1)).astype(np.float32)
+    return np.asarray(cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)[..., None]
 
 
 def _paint_road(image: Picture, view: _View) -> None:

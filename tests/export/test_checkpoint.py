@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dkcam.errors import CheckpointError
+from dkcam.export.checkpoint import load_checkpoint, save_checkpoint
+from tests.conftest import LABELS, tiny_checkpoint, tiny_model
+
+
+def same_scores(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    return torch.allclose(first(x), second(x), atol=1e-6)
+
+
+def test_own_format_comes_back(tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint(grid=(2, 2))
+    save_checkpoint(tmp_path / "m.pt", checkpoint)
+    loaded = load_checkpoint(tmp_path / "m.pt")
+    assert (loaded.config, loaded.labels, loaded.size) == (checkpoint.config, LABELS, (64, 64))
+    assert same_scores(loaded.module(), checkpoint.module())
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+def test_bare_state_dicts_load(tmp_path: Path, prefix: str) -> None:
+    model = tiny_model("plain")
+    torch.save({"state_dict": {prefix + k: v for k, v in model.state_dict().items()}}, tmp_path / "m.pth")
+    loaded = load_checkpoint(tmp_path / "m.pth", variant="dropout", labels=LABELS, size=(64, 96))
+    assert (loaded.config.variant, loaded.config.width, loaded.size) == ("dropout", 0.125, (64, 96))
+    assert same_scores(loaded.module(), model)
+
+
+def test_safetensors_load(tmp_path: Path) -> None:
+    model = tiny_model("plain")
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "m.safetensors")
+    assert same_scores(load_checkpoint(tmp_path / "m.safetensors").module(), model)
+
+
+class Malicious:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return (Path.touch, (self.target,))
+
+
+@pytest.mark.parametrize("how", ["torch", "pickle"])
+def test_pickled_code_is_refused_and_never_run(tmp_path: Path, how: str) -> None:
+    trap, file = tmp_path / "ran", tmp_path / "m.pt"
+    if how == "torch":
+        torch.save({"state_dict": Malicious(trap)}, file)
+    else:
+        file.write_bytes(pickle.dumps(Malicious(trap)))
+    with pytest.raises(CheckpointError):
+        load_checkpoint(file)
+    assert not trap.exists()
+
+
+def test_whole_modules_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    torch.save(tiny_model(), tmp_path / "m.pt")
+    with pytest.raises(CheckpointError, match=r"pickled code.*torch.save\(model.state_dict\(\)"):
+        load_checkpoint(tmp_path / "m.pt")
+
+
+def test_wrong_shapes_name_the_key_and_both_shapes(tmp_path: Path) -> None:
+    state = tiny_model("plain").state_dict()
+    state["layer2.0.conv1.weight"] = torch.zeros(3, 3)
+    torch.save(state, tmp_path / "m.pt")
+    with pytest.raises(CheckpointError, match=r"layer2.0.conv1.weight has shape \[3, 3\], expected \[16, 32, 1, 1\]"):
+        load_checkpoint(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("m.pt", None, "does not exist"),
+        ("m.pt", b"", "is empty"),
+        ("m.pt", b"hello, this is text", "not a torch checkpoint"),
+        ("m.safetensors", b"\x40\0\0\0\0\0\0\0{", "not a whole safetensors file"),
+    ],
+)
+def test_bad_files_say_what_they_are(tmp_path: Path, name: str, content: bytes | None, words: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=words):
+        load_checkpoint(tmp_path / name)
+
+
+def test_truncated_checkpoints_are_refused(checkpoint_file: Path) -> None:
+    checkpoint_file.write_bytes(checkpoint_file.read_bytes()[:40_000])
+    with pytest.raises(CheckpointError, match="truncated or not a torch checkpoint"):
+        load_checkpoint(checkpoint_file)
+
+
+def test_other_networks_are_refused(tmp_path: Path) -> None:
+    torch.save({"backbone.0.weight": torch.zeros(2)}, tmp_path / "m.pt")
+    with pytest.raises(CheckpointError, match=r"not a ResNet-50: conv1.weight is missing"):
+        load_checkpoint(tmp_path / "m.pt")
+
+
+def test_labels_must_fit(checkpoint_file: Path) -> None:
+    with pytest.raises(CheckpointError, match="5 classes, the labels file has 2"):
+        load_checkpoint(checkpoint_file, labels=("a", "b"))

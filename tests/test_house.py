@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("name", ["export", "engines", "runtime", "tools"])
+def test_the_package_sees_the_folders_through_relative_links(name: str) -> None:
+    link = ROOT / "src" / "dkcam" / name
+    assert link.is_symlink()
+    assert link.readlink() == Path("../../") / name
+    assert link.resolve() == ROOT / name
+
+
+@pytest.mark.parametrize("words", ["import dkcam", "import dkcam; dkcam.load", "from dkcam.tools.run_command import main", "from dkcam.tools.export_command import main"])
+def test_running_needs_no_torch(words: str) -> None:
+    check = f"{words}\nimport sys\nassert not {{'torch', 'onnx'}} & set(sys.modules), sorted(sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True)
+
+
+@pytest.mark.parametrize("command", ["export_command", "run_command", "train_command"])
+def test_help_loads_nothing_heavy(command: str) -> None:
+    check = f"import sys\nfrom dkcam.tools.{command} import main\nassert not {{'torch', 'cv2', 'numpy', 'onnxruntime'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True)
