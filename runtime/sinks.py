@@ -98,14 +98,19 @@ class JsonLines:
         self.name, self._path = str(path), path
         self._temporary = _temporary(path, "")
         self._file: TextIO = self._temporary.open("w", encoding="utf-8")
+        self._count = 0
 
     def write(self, result: Result) -> bool:
         _guarded(self._path, lambda: self._file.write(result.to_json() + "\n"))
+        self._count += 1
         return True
 
     def close(self) -> None:
         _guarded(self._path, self._file.close)
-        _move(self._temporary, self._path)
+        if self._count:
+            _move(self._temporary, self._path)
+        else:
+            self._temporary.unlink(missing_ok=True)  # no frame came: an earlier file stays
 
 
 class Folder:
@@ -179,7 +184,7 @@ class Video:
 
     def close(self) -> None:
         if self._container is None:
-            self._temporary.unlink(missing_ok=True)  # no frame came: no file either
+            self._temporary.unlink(missing_ok=True)  # no frame came: an earlier file stays
             return
         try:
             self._container.mux(self._stream.encode())

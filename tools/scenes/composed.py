@@ -160,6 +160,17 @@ class ComposedScenes:
                 if example is not None:
                     return example
 
+    @staticmethod
+    def sign_of(
+        signs: list[tuple[RoadFrame, Box]], rng: np.random.Generator, number: int, height: int, width: int, size: SignSize
+    ) -> Example:
+        """A window around sign ``number`` of the list, counted round; the next one where no window shows it alone."""
+        for step in range(len(signs)):
+            example = sign_window(*signs[(number + step) % len(signs)], rng, height, width, size)
+            if example is not None:
+                return example
+        raise DataError("no sign of the frames can be shown without another one beside it")
+
     def compose(self, split: str, rng: np.random.Generator, height: int, width: int, size: SignSize) -> Example:
         """One crop on a background. Patches cut along sign outlines are pasted too: the edge of a paste says nothing."""
         image = self.background(split, rng, height, width)

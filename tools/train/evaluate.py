@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dkcam.export.checkpoint import Checkpoint
-from dkcam.export.model import ResNet
+from dkcam.export.model import Bottleneck, ResNet
 from dkcam.export.reference import cam
 from dkcam.rendered import Box
 from dkcam.spec import STRIDE
@@ -23,7 +23,8 @@ from dkcam.tools.train.loop import TrainingOptions, normalise
 class Scores:
     """pictures, and of these correct. located: correct pictures with a box; on_object: peak in it (± half a cell).
 
-    centred: the same for a centred Gaussian in place of the heatmap.
+    Controls on the same located pictures: centred, a centred Gaussian in place of the heatmap; untrained, the heatmap
+    of a network with random weights.
     """
 
     pictures: int
@@ -31,11 +32,12 @@ class Scores:
     located: int
     on_object: int
     centred: int
+    untrained: int
 
     def line(self) -> str:
         words = f"validation accuracy {self.correct / self.pictures:.1%} on {self.pictures} pictures"
         if self.located:
-            words += f"; heat peak on the object in {self.on_object / self.located:.1%} of {self.located} (centred Gaussian: {self.centred / self.located:.1%})"
+            words += f"; heat peak on the object in {self.on_object / self.located:.1%} of {self.located} (centred Gaussian {self.centred / self.located:.1%}, random weights {self.untrained / self.located:.1%})"
         return words
 
 
@@ -51,11 +53,13 @@ def evaluate(checkpoint: Checkpoint, examples: Examples, options: TrainingOption
 
 def score(model: ResNet, draw: Callable[[int], Example], pictures: int) -> Scores:
     """Run a model over ``pictures`` examples; heatmaps by autograd at layer4 for the true class."""
-    correct = located = on_object = centred = 0
+    correct = located = on_object = centred = untrained = 0
+    control = random_model(model)
     for start in range(0, pictures, 16):
         batch = [draw(number) for number in range(start, min(start + 16, pictures))]
         predicted, maps = heatmaps(model, batch)
-        for example, label, heat in zip(batch, predicted, maps, strict=True):
+        _, other_maps = heatmaps(control, batch)
+        for example, label, heat, other in zip(batch, predicted, maps, other_maps, strict=True):
             if label != example.label:
                 continue
             correct += 1
@@ -63,7 +67,18 @@ def score(model: ResNet, draw: Callable[[int], Example], pictures: int) -> Score
                 located += 1
                 on_object += peak_on(heat, example.box)
                 centred += peak_on(centred_gaussian(*heat.shape), example.box)
-    return Scores(pictures, correct, located, on_object, centred)
+                untrained += peak_on(other, example.box)
+    return Scores(pictures, correct, located, on_object, centred, untrained)
+
+
+def random_model(model: ResNet) -> ResNet:
+    """The same network with fresh He-normal weights, its last batch-norms switched on."""
+    control = ResNet(model.config)
+    control.initialise(seed=12345)
+    for module in control.modules():
+        if isinstance(module, Bottleneck):
+            torch.nn.init.ones_(module.bn3.weight)
+    return control.eval()
 
 
 def heatmaps(model: ResNet, batch: Sequence[Example]) -> tuple[list[int], NDArray[np.float32]]:
