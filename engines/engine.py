@@ -45,9 +45,13 @@ def check_inputs(spec: ModelSpec, image: NDArray[Any], classes: NDArray[np.int64
     if classes.dtype != np.int64 or classes.ndim != 1 or not len(classes):
         raise InputError(f"classes is {classes.dtype} {list(classes.shape)}, expected int64 [K] with K of 1 or more")
     if spec.explain is not None and len(classes) != spec.explain:
-        raise InputError(f"classes has {len(classes)} entries, this graph explains exactly {spec.explain}; export with another --classes, or without")
+        raise InputError(
+            f"classes has {len(classes)} entries, this graph explains exactly {spec.explain}; export with another --classes, or without"
+        )
     if classes.max() >= labels or classes.min() < -labels:
-        raise InputError(f"classes holds {int(classes.max() if classes.max() >= labels else classes.min())}, expected {-labels} to {labels - 1}")
+        raise InputError(
+            f"classes holds {int(classes.max() if classes.max() >= labels else classes.min())}, expected {-labels} to {labels - 1}"
+        )
     if not spec.samples:
         if key_mask is not None:
             raise InputError("key_mask was given, but this graph was exported without --samples")
@@ -69,7 +73,7 @@ def _check_image(spec: ModelSpec, image: NDArray[Any]) -> None:
         raise InputError(f"image is {image.dtype} {list(image.shape)}, expected {kind} {layout}")
     batch = image.shape[0]
     least, most = spec.batch
-    if "batch" not in spec.dynamic and batch != least or batch < 1:
+    if ("batch" not in spec.dynamic and batch != least) or batch < 1:
         raise InputError(f"image holds a batch of {batch}, this graph takes {least}; export with --dynamic batch or --batch {batch}")
     if "batch" in spec.dynamic and most > 1 and batch > most:
         raise InputError(f"image holds a batch of {batch}, this graph takes {least} to {most}; export with --batch {least}:{batch}")
@@ -78,4 +82,6 @@ def _check_image(spec: ModelSpec, image: NDArray[Any]) -> None:
         if height % STRIDE or width % STRIDE or min(height, width) < STRIDE:
             raise InputError(f"image is {height}x{width} pixels, expected multiples of {STRIDE}")
     elif (height, width) != (spec.height, spec.width):
-        raise InputError(f"image is {height}x{width} pixels, this graph takes {spec.height}x{spec.width}; resize it or export with --dynamic size")
+        raise InputError(
+            f"image is {height}x{width} pixels, this graph takes {spec.height}x{spec.width}; resize it or export with --dynamic size"
+        )

@@ -66,7 +66,9 @@ class OnnxRuntimeCpu:
         self._session = session
         text = session.get_modelmeta().custom_metadata_map.get(SPEC_KEY)
         if text is None:
-            raise ModelFileError(f"{source} is an ONNX file without {SPEC_KEY}: dk-export did not write it; export your checkpoint with dk-export model.pt")
+            raise ModelFileError(
+                f"{source} is an ONNX file without {SPEC_KEY}: dk-export did not write it; export your checkpoint with dk-export model.pt"
+            )
         self.spec = ModelSpec.from_json(text, source)
         self._check_interface(source)
         self._names = [output.name for output in session.get_outputs()]
@@ -126,7 +128,7 @@ def _keep(temporary: Path, kept: Path) -> None:
     """Move a finished file into the cache and drop the oldest entries."""
     try:
         if temporary.stat().st_size:
-            os.replace(temporary, kept)
+            temporary.replace(kept)
         files = sorted(kept.parent.glob("*.onnx"), key=lambda p: p.stat().st_mtime)
         for old in files[:-KEPT]:
             old.unlink(missing_ok=True)

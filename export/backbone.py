@@ -15,7 +15,7 @@ one batch, with every size free, in operators that ONNX Runtime and TensorRT bot
 from __future__ import annotations
 
 import operator
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -155,7 +155,7 @@ class Backbone:
                 spot = np.zeros((channels, 1, 3, 3), np.float32)
                 spot[:, :, row, column] = 1
                 part = self._merge(graph.op("Mul", gradient, graph.unsqueeze(chosen, 1)), after)
-                shape = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1], "group": channels}
+                shape: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1], "group": channels}
                 part = graph.op("ConvTranspose", part, graph.constant(spot), output_padding=[1, 1], **shape)
                 total = graph.op("Add", total, part) if total else part
         return self._split(total, before)
@@ -169,7 +169,7 @@ class Backbone:
         return self._graph.reshape(flat, self._graph.dims(like, 0, 1), -1, self._graph.dims(like, 1, 4))
 
 
-def _geometry(module: nn.Conv2d) -> dict[str, object]:
+def _geometry(module: nn.Conv2d) -> dict[str, Any]:
     padding = cast(tuple[int, int], module.padding)
     return {
         "kernel_shape": list(module.kernel_size),

@@ -34,7 +34,9 @@ class Builder:
     def top_k(self, values: str, count: int) -> str:
         """Indices of the ``count`` largest along the last axis, largest first."""
         output = f"{self.part}/TopK_{len(self._nodes)}"
-        self._nodes.append(helper.make_node("TopK", [values, self.ints(count)], [f"{output}.values", output], name=f"{output}.node", axis=-1))
+        self._nodes.append(
+            helper.make_node("TopK", [values, self.ints(count)], [f"{output}.values", output], name=f"{output}.node", axis=-1)
+        )
         return output
 
     def constant(self, values: NDArray[Any]) -> str:
@@ -112,7 +114,7 @@ class Builder:
         model.producer_name, model.producer_version = "dkcam", version
         helper.set_model_props(model, metadata)
         onnx.checker.check_model(model, full_check=True)
-        return model.SerializeToString(deterministic=True)
+        return bytes(model.SerializeToString(deterministic=True))
 
     def _reachable(self, wanted: set[str]) -> list[onnx.NodeProto]:
         """Only the nodes that the outputs need."""

@@ -71,7 +71,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, half: bool = False) -
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         torch.save(document, temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
     finally:
@@ -153,7 +153,7 @@ def _parse(path: Path, data: bytes) -> tuple[Any, Mapping[str, str]]:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), {}
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
-        if found or "Unsupported" in str(error) or "weights_only" in str(error).lower() and "global" in str(error).lower():
+        if found or "Unsupported" in str(error) or ("weights_only" in str(error).lower() and "global" in str(error).lower()):
             what = f" ({found.group(1)})" if found else ""
             raise CheckpointError(
                 f"{path} needs pickled code to load{what} and was refused, nothing in it was run; "

@@ -39,7 +39,14 @@ class Exported:
             "input_dependence": self.parity.input_dependence if self.parity else None,
             "pictures": self.parity.images if self.parity else {},
             "parity": [
-                {"output": r.output, "pictures": r.pictures, "error": r.error, "largest": r.largest, "relative": r.relative, "passed": r.passed}
+                {
+                    "output": r.output,
+                    "pictures": r.pictures,
+                    "error": r.error,
+                    "largest": r.largest,
+                    "relative": r.relative,
+                    "passed": r.passed,
+                }
                 for r in rows
             ],
         }
@@ -96,7 +103,7 @@ def write_file(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_bytes(data)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise ExportError(f"{path} cannot be written: {error.strerror}; choose another place with -o") from error
     finally:

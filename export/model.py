@@ -55,7 +55,7 @@ class ModelConfig:
 
 def scaled(channels: int, width: float) -> int:
     """Channel count at a width: rounded to a multiple of 8, at least 8."""
-    return max(8, int(round(channels * width / 8)) * 8)
+    return max(8, round(channels * width / 8) * 8)
 
 
 class Bottleneck(nn.Module):
@@ -168,4 +168,4 @@ def drop_key_attention(tokens: Tensor, key_mask: Tensor | None) -> Tensor:
     scores = tokens @ tokens.transpose(1, 2) * tokens.shape[2] ** -0.5
     if key_mask is not None:
         scores = scores.masked_fill(keep_one_key(key_mask), float("-inf"))
-    return scores.softmax(dim=-1) @ tokens
+    return cast(Tensor, scores.softmax(dim=-1) @ tokens)

@@ -35,7 +35,8 @@ class ExportOptions:
             height, width = self.size
             near = [max(STRIDE, round(side / STRIDE) * STRIDE) for side in self.size]
             raise ExportError(
-                f"--size {height}x{width}: height and width must be multiples of {STRIDE}, the backbone's stride; try --size {near[0]}x{near[1]}"
+                f"--size {height}x{width}: height and width must be multiples of {STRIDE}, the backbone's stride; "
+                f"try --size {near[0]}x{near[1]}"
             )
         if self.method not in METHODS:
             raise ExportError(f"--method {self.method}: expected one of {', '.join(METHODS)}")

@@ -102,7 +102,7 @@ def verify(data: bytes, model: ResNet, spec: ModelSpec, calibration: Path | None
                 largest = float(np.abs(expected["heatmap" if name == "heatmap_std" else name]).max())
                 before = worst.get(name, (0.0, 0.0))
                 worst[name] = (max(before[0], error if math.isfinite(error) else math.inf), max(before[1], largest))
-            maps.extend(given["heatmap"] if "heatmap" in given else [])
+            maps.extend(given.get("heatmap", []))
         rows += [Row(name, kind, *worst[name]) for name in spec.outputs]
     return Parity(tuple(rows), _dependence(engine, spec, maps), {kind: len(pictures) for kind, pictures in kinds.items()})
 

@@ -39,7 +39,9 @@ class Explainer:
     def __init__(self, engine: Engine, *, explain: Sequence[str | int] = (-1,), resize: str | None = None, seed: int = 0) -> None:
         spec = engine.spec
         if "batch" not in spec.dynamic and spec.batch[0] != 1:
-            raise ModelFileError(f"this model takes batches of {spec.batch[0]}; for single frames export it with --batch 1 or --dynamic batch")
+            raise ModelFileError(
+                f"this model takes batches of {spec.batch[0]}; for single frames export it with --batch 1 or --dynamic batch"
+            )
         missing = {"probabilities", "explained", "heatmap"} - set(spec.outputs)
         if missing:
             raise ModelFileError(f"this model was exported without {', '.join(sorted(missing))}; leave --outputs out, or name them too")

@@ -89,7 +89,7 @@ class Fit:
         """
         rows = _interpolation(self.frame_height, self.height, heatmap.shape[0], self.scale[0], self.offset[0])
         columns = _interpolation(self.frame_width, self.width, heatmap.shape[1], self.scale[1], self.offset[1])
-        return rows @ heatmap @ columns.T
+        return np.asarray(rows @ heatmap @ columns.T, np.float32)
 
 
 @lru_cache(maxsize=64)

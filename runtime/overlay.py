@@ -48,7 +48,8 @@ def draw(
     check_style(alpha, colormap, layout)
     if frame.shape[:2] != (explanation.fit.frame_height, explanation.fit.frame_width):
         raise InputError(
-            f"frame is {frame.shape[0]}x{frame.shape[1]}, expected the explained {explanation.fit.frame_height}x{explanation.fit.frame_width}"
+            f"frame is {frame.shape[0]}x{frame.shape[1]}, expected the explained "
+            f"{explanation.fit.frame_height}x{explanation.fit.frame_width}"
         )
     scores = explanation.explained_scores()
     levels = [_levels(explanation, k) for k in range(len(scores))]
@@ -118,4 +119,6 @@ def _write(picture: Picture, words: str, line: int, colour: tuple[int, int, int]
     top = picture.shape[0] - step if line < 0 else line * step
     strip = picture[top : top + step, : wide + round(24 * scale)]
     strip[:] = strip // 3
-    cv2.putText(picture, words, (round(12 * scale), top + high + round(6 * scale)), cv2.FONT_HERSHEY_SIMPLEX, size, colour, thickness, cv2.LINE_AA)
+    cv2.putText(
+        picture, words, (round(12 * scale), top + high + round(6 * scale)), cv2.FONT_HERSHEY_SIMPLEX, size, colour, thickness, cv2.LINE_AA
+    )

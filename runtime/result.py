@@ -65,7 +65,10 @@ class Result:
         if self.frame.boxes is not None:
             height, width = self.frame.image.shape[:2]
             line["boxes"] = [
-                {"label": b.label, "box": [round(b.left / width, 5), round(b.top / height, 5), round(b.right / width, 5), round(b.bottom / height, 5)]}
+                {
+                    "label": b.label,
+                    "box": [round(b.left / width, 5), round(b.top / height, 5), round(b.right / width, 5), round(b.bottom / height, 5)],
+                }
                 for b in self.frame.boxes
             ]
         return json.dumps(line, ensure_ascii=False)

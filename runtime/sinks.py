@@ -1,7 +1,7 @@
 """Everything results go to. A sink is a URI; ``open_sink`` is the only way in.
 
-    window:      a window          out.mp4   H.264 video            frames/   numbered pictures (PNG)
-    null:        nothing           events.jsonl   one JSON line a frame
+window:      a window          out.mp4   H.264 video            frames/   numbered pictures (PNG)
+null:        nothing           events.jsonl   one JSON line a frame
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _temporary(path: Path, suffix: str) -> Path:
 
 def _move(temporary: Path, path: Path) -> None:
     try:
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise SinkError(f"{path} cannot be written: {error.strerror}; the result is in {temporary}") from error
 
@@ -170,7 +170,9 @@ class Video:
                 picture = np.asarray(cv2.resize(picture, (self._stream.width, self._stream.height), interpolation=cv2.INTER_AREA), np.uint8)
             self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise SinkError(f"{self._path} cannot be encoded at {picture.shape[1]}x{picture.shape[0]} pixels ({error}); use a folder/ sink") from error
+            raise SinkError(
+                f"{self._path} cannot be encoded at {picture.shape[1]}x{picture.shape[0]} pixels ({error}); use a folder/ sink"
+            ) from error
         return True
 
     def _open(self, height: int, width: int) -> None:
@@ -211,7 +213,9 @@ class Window:
         try:
             cv2.namedWindow("dkcam", cv2.WINDOW_NORMAL)
         except cv2.error as error:
-            raise SinkError("window: this OpenCV has no window support (opencv-python-headless); install opencv-python or use a .mp4 sink") from error
+            raise SinkError(
+                "window: this OpenCV has no window support (opencv-python-headless); install opencv-python or use a .mp4 sink"
+            ) from error
 
     def write(self, result: Result) -> bool:
         import cv2

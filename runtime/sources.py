@@ -1,9 +1,9 @@
 """Everything frames come from. A source is a URI; ``open_source`` is the only way in.
 
-    0, 3                camera by number                     rtsp://…, http://…   network camera (RTSP, MJPEG)
-    v4l2:///dev/video0  camera by device file                clip.mp4             video file
-    frames/             folder of pictures, by name          a.jpg                one picture
-    "v4l2src ! … ! appsink"   GStreamer pipeline             demo:                rendered drive, boxes known
+0, 3                camera by number                     rtsp://…, http://…   network camera (RTSP, MJPEG)
+v4l2:///dev/video0  camera by device file                clip.mp4             video file
+frames/             folder of pictures, by name          a.jpg                one picture
+"v4l2src ! … ! appsink"   GStreamer pipeline             demo:                rendered drive, boxes known
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ def open_source(uri: str) -> Source:
         return Capture(uri, uri, live=True, backend="FFMPEG")
     if uri.startswith("csi://"):
         sensor = uri[len("csi://") :] or "0"
-        return _gstreamer(uri, f"nvarguscamerasrc sensor-id={sensor} ! nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR ! appsink")
+        return _gstreamer(
+            uri,
+            f"nvarguscamerasrc sensor-id={sensor} ! nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR ! appsink",
+        )
     if " ! " in uri:
         return _gstreamer(uri, uri)
     scheme = re.match(r"([a-z0-9+]+)://", uri)
@@ -80,7 +83,9 @@ def _gstreamer(uri: str, pipeline: str) -> Capture:
 
     line = next((line for line in cv2.getBuildInformation().splitlines() if "GStreamer" in line), "")
     if "YES" not in line:
-        raise SourceError(f"{uri}: this OpenCV was built without GStreamer; use v4l2:// or rtsp://, or install an OpenCV that has it (JetPack's does)")
+        raise SourceError(
+            f"{uri}: this OpenCV was built without GStreamer; use v4l2:// or rtsp://, or install an OpenCV that has it (JetPack's does)"
+        )
     return Capture(uri, pipeline, live=True, backend="GSTREAMER")
 
 
@@ -92,7 +97,11 @@ class Capture:
         import cv2
 
         self.name, self.live = uri, live
-        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT_MS] if backend == "FFMPEG" else []
+        limits = (
+            [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT_MS]
+            if backend == "FFMPEG"
+            else []
+        )
         self._capture = cv2.VideoCapture(target, getattr(cv2, f"CAP_{backend}"), limits)
         if not self._capture.isOpened():
             what = "no stream answers there" if live else "not a whole video that FFmpeg can read; copy it again, or check its format"
@@ -115,7 +124,9 @@ class Capture:
             raise SourceError(f"{self.name} stopped after {index} frames; check the camera or the network and start again")
         # containers round their frame counts: a few missing at the end are no fault
         if self.count and index < self.count - max(2, self.count // 50):
-            raise SourceError(f"{self.name} ended after {index} of {self.count} frames: the file is truncated or damaged; results so far are kept")
+            raise SourceError(
+                f"{self.name} ended after {index} of {self.count} frames: the file is truncated or damaged; results so far are kept"
+            )
         if not index:
             raise SourceError(f"{self.name} holds no frame that can be decoded")
 
@@ -140,7 +151,8 @@ class Pictures:
     def __init__(self, uri: str, files: list[Path]) -> None:
         if not files:
             raise SourceError(f"{uri} holds no picture; expected {', '.join(sorted(PICTURES))}")
-        self.name, self._files, self.count = uri, files, len(files)
+        self.name, self._files = uri, files
+        self.count: int | None = len(files)
 
     def __iter__(self) -> Iterator[Frame]:
         for index, path in enumerate(self._files):
@@ -177,7 +189,8 @@ class DemoSource:
             given["?"] = []
         if given or self._drive.frames < 1 or self._drive.seed < 0:
             raise SourceError(f"{uri} is not understood; expected demo: or demo:frames=100&seed=2")
-        self.name, self.count = uri, self._drive.frames
+        self.name = uri
+        self.count: int | None = self._drive.frames
         self.fps: float | None = self._drive.fps
 
     def __iter__(self) -> Iterator[Frame]:

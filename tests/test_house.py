@@ -17,7 +17,10 @@ def test_the_package_sees_the_folders_through_relative_links(name: str) -> None:
     assert link.resolve() == ROOT / name
 
 
-@pytest.mark.parametrize("words", ["import dkcam", "import dkcam; dkcam.load", "from dkcam.tools.run_command import main", "from dkcam.tools.export_command import main"])
+@pytest.mark.parametrize(
+    "words",
+    ["import dkcam", "import dkcam; dkcam.load", "from dkcam.tools.run_command import main", "from dkcam.tools.export_command import main"],
+)
 def test_running_needs_no_torch(words: str) -> None:
     check = f"{words}\nimport sys\nassert not {{'torch', 'onnx'}} & set(sys.modules), sorted(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True)

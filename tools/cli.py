@@ -5,11 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dkcam.errors import DkcamError
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType  # generic from click 8.4 on
 
 
 def user_errors(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,7 +34,7 @@ def user_errors(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-class SizeType(click.ParamType):
+class SizeType(_ParamType):
     """HxW in pixels."""
 
     name = "HxW"
@@ -43,7 +48,7 @@ class SizeType(click.ParamType):
         return int(parts[0]), int(parts[1])
 
 
-class ListType(click.ParamType):
+class ListType(_ParamType):
     """Names separated by commas."""
 
     name = "LIST"
@@ -54,7 +59,7 @@ class ListType(click.ParamType):
         return tuple(part.strip() for part in str(value).split(",") if part.strip())
 
 
-class RangeType(click.ParamType):
+class RangeType(_ParamType):
     """N or MIN:MAX."""
 
     name = "MIN:MAX"

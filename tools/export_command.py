@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The file to write. Default: MODEL with .onnx.")
-@click.option("--variant", type=click.Choice(["auto", "plain", "dropout", "dropkey"]), default="auto", help="The head, for checkpoints that do not say.")
+@click.option(
+    "--variant",
+    type=click.Choice(["auto", "plain", "dropout", "dropkey"]),
+    default="auto",
+    help="The head, for checkpoints that do not say.",
+)
 @click.option("--labels", type=click.Path(path_type=Path), help="Text file with one class name per line.")
 @click.option("--size", type=SIZE, help="Input height x width, multiples of 32. Default: the checkpoint's, else 224x224.")
 @click.option("--dynamic", type=LIST, default=(), help="Leave free: batch, size or batch,size.")
@@ -29,7 +34,14 @@ if TYPE_CHECKING:
 @click.option("--samples", type=int, default=0, help="Average over this many DropKey masks, given as input key_mask.")
 @click.option("--mask-ratio", type=float, help="Share of keys a mask drops. Default: the checkpoint's.")
 @click.option("--outputs", type=LIST, help="Outputs to keep, e.g. logits or heatmap,gradient,features.")
-@click.option("--input", "input_", type=click.Choice(["rgb8", "tensor"]), default="rgb8", show_default=True, help="uint8 frames, or normalised tensors.")
+@click.option(
+    "--input",
+    "input_",
+    type=click.Choice(["rgb8", "tensor"]),
+    default="rgb8",
+    show_default=True,
+    help="uint8 frames, or normalised tensors.",
+)
 @click.option("--calibration", type=click.Path(path_type=Path), help="Road pictures (folder, picture or video) to verify on.")
 @click.option("--no-verify", is_flag=True, help="Leave the comparison with autograd out; the file says so.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write the parity figures as JSON.")
@@ -63,8 +75,10 @@ def main(
         raise ExportError(f"{model} is exported already; give the checkpoint (.pt, .pth or .safetensors)")
     target = output or model.with_suffix(".onnx")
     for place in (target, *([report] if report else [])):
-        if not place.parent.is_dir() or place.is_dir():
-            raise ExportError(f"{place} cannot be written: {place.parent if not place.parent.is_dir() else place} is not a {'folder' if not place.is_dir() else 'file'}; choose another place")
+        if not place.parent.is_dir():
+            raise ExportError(f"{place} cannot be written: {place.parent} is not a folder; create it, or choose another place")
+        if place.is_dir():
+            raise ExportError(f"{place} cannot be written: it is a folder; give a file name")
     options = ExportOptions(
         size=size,
         dynamic=dynamic,
@@ -118,12 +132,15 @@ def _print(exported: Exported, model: Path, target: Path) -> None:
             table.add_row(row.output, row.pictures, f"{row.largest:.4g}", f"{row.error:.2g}", f"{row.relative:.1e}")
         console.print(table)
         if exported.parity.input_dependence != float("inf"):
-            console.print(f"Heatmaps of different pictures differ by up to {exported.parity.input_dependence:.0%} of the maximum.", highlight=False)
+            console.print(
+                f"Heatmaps of different pictures differ by up to {exported.parity.input_dependence:.0%} of the maximum.", highlight=False
+            )
     else:
         console.print("Not verified (--no-verify); the file says so.")
     size = f"{spec.height}x{spec.width}" + (" (free)" if "size" in spec.dynamic else "")
     console.print(
-        f"{model} → {target}: {spec.variant}, {len(spec.labels)} classes, {size}, {spec.layer}, {spec.method}, {len(exported.data) / 1e6:.1f} MB",
+        f"{model} → {target}: {spec.variant}, {len(spec.labels)} classes, {size}, {spec.layer}, {spec.method}, "
+        f"{len(exported.data) / 1e6:.1f} MB",
         highlight=False,
         soft_wrap=True,
     )

@@ -21,12 +21,22 @@ if TYPE_CHECKING:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--model", type=click.Path(path_type=Path), help="An .onnx file of dk-export. Default: ./model.onnx, else the demo model.")
 @click.option("--camera", "cameras", type=int, multiple=True, help="Camera number.")
-@click.option("--source", "sources", multiple=True, help="URI: clip.mp4, frames/, a.jpg, rtsp://…, http://…, v4l2:///dev/video0, demo:  [default: 0]")
+@click.option(
+    "--source", "sources", multiple=True, help="URI: clip.mp4, frames/, a.jpg, rtsp://…, http://…, v4l2:///dev/video0, demo:  [default: 0]"
+)
 @click.option("--sink", "sinks", multiple=True, help="URI: window:, out.mp4, frames/, events.jsonl, null:  [default: window:]")
 @click.option("--device", default="auto", show_default=True, help="auto or cpu.")
 @click.option("--explain", type=LIST, help="Classes to explain, e.g. stop,yield; −1 is the top class, −2 the runner-up.  [default: -1]")
-@click.option("--layout", type=click.Choice(["side", "tint"]), default="side", show_default=True, help="Several classes: side by side, or a colour each.")
-@click.option("--resize", type=click.Choice(["stretch", "letterbox", "crop"]), help="How frames reach the model's size. Default: the model's own.")
+@click.option(
+    "--layout",
+    type=click.Choice(["side", "tint"]),
+    default="side",
+    show_default=True,
+    help="Several classes: side by side, or a colour each.",
+)
+@click.option(
+    "--resize", type=click.Choice(["stretch", "letterbox", "crop"]), help="How frames reach the model's size. Default: the model's own."
+)
 @click.option("--headless", is_flag=True, help="No window; without --sink only a summary is printed.")
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after this many frames of each source.")
 @click.option("--alpha", type=float, default=0.6, show_default=True, help="Opacity of the hottest place, 0 to 1.")

@@ -70,6 +70,11 @@ def nearest_sign(boxes: tuple[Box, ...], height: int, width: int) -> Box | None:
     inside = [
         b
         for b in boxes
-        if b.label in SIGN_NAMES and b.left >= 0 and b.top >= 0 and b.right <= width and b.bottom <= height and b.bottom - b.top >= NEAR_SHARE * height
+        if b.label in SIGN_NAMES
+        and b.left >= 0
+        and b.top >= 0
+        and b.right <= width
+        and b.bottom <= height
+        and b.bottom - b.top >= NEAR_SHARE * height
     ]
     return max(inside, key=lambda b: b.bottom - b.top, default=None)

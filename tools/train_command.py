@@ -20,13 +20,23 @@ if TYPE_CHECKING:
 @click.argument("data")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The checkpoint to write (model.pt).")
 @click.option("--variant", type=click.Choice(["dropkey", "dropout", "plain"]), default="dropkey", show_default=True)
-@click.option("--width", type=click.FloatRange(0.125, 2.0), default=0.25, show_default=True, help="Factor on all channel counts; 1.0 is ResNet-50.")
+@click.option(
+    "--width", type=click.FloatRange(0.125, 2.0), default=0.25, show_default=True, help="Factor on all channel counts; 1.0 is ResNet-50."
+)
 @click.option("--size", type=SIZE, default="192x320", show_default=True, help="Full canvas, height x width, multiples of 32.")
 @click.option("--epochs", type=click.IntRange(min=1), default=24, show_default=True)
-@click.option("--epoch-pictures", type=click.IntRange(min=64), default=10_000, show_default=True, help="Pictures an epoch; scenes never run out.")
+@click.option(
+    "--epoch-pictures", type=click.IntRange(min=64), default=10_000, show_default=True, help="Pictures an epoch; scenes never run out."
+)
 @click.option("--batch", type=click.IntRange(min=2), default=64, show_default=True)
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=0.1, show_default=True, help="Peak learning rate.")
-@click.option("--mask-ratio", type=click.FloatRange(0, 1, max_open=True), default=0.3, show_default=True, help="Share of keys (channels, for dropout) dropped.")
+@click.option(
+    "--mask-ratio",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.3,
+    show_default=True,
+    help="Share of keys (channels, for dropout) dropped.",
+)
 @click.option("--init", type=click.Path(path_type=Path), help="Start from these weights.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
@@ -87,7 +97,10 @@ def _reporting() -> Iterator[Callable[[Progress], None]]:
         def plain(progress: Progress) -> None:
             if progress.step % 100 == 0 or progress.step == progress.steps:
                 high, wide = progress.canvas
-                click.echo(f"step {progress.step}/{progress.steps}  {high}x{wide}  loss {progress.loss:.3f}  accuracy {progress.accuracy:.1%}", err=True)
+                click.echo(
+                    f"step {progress.step}/{progress.steps}  {high}x{wide}  loss {progress.loss:.3f}  accuracy {progress.accuracy:.1%}",
+                    err=True,
+                )
 
         yield plain
         return

@@ -28,7 +28,9 @@ def test_ranks_count_from_the_likeliest(model_file: Path) -> None:
     assert found["explained"][0].tolist() == np.argsort(-found["probabilities"][0]).tolist()
 
 
-def test_the_optimised_graph_is_cached_by_hash_and_gives_the_same(model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_optimised_graph_is_cached_by_hash_and_gives_the_same(
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DKCAM_CACHE", str(tmp_path))
     first = open_engine(model_file)
     kept = list(tmp_path.iterdir())
@@ -61,7 +63,12 @@ def test_a_cache_that_cannot_be_written_is_done_without(model_file: Path, tmp_pa
 def foreign(path: Path) -> Path:
     node = helper.make_node("Relu", ["x"], ["y"])
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
-    onnx.save(helper.make_model(helper.make_graph([node], "g", values[:1], values[1:]), opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
+    onnx.save(
+        helper.make_model(
+            helper.make_graph([node], "g", values[:1], values[1:]), opset_imports=[helper.make_opsetid("", 18)], ir_version=8
+        ),
+        path,
+    )
     return path
 
 
@@ -71,7 +78,8 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "does not exist"), (b"", "is empty"), (b"just some text", "not a whole ONNX model"), ("half", "not a whole ONNX model")]
+    ("content", "words"),
+    [(None, "does not exist"), (b"", "is empty"), (b"just some text", "not a whole ONNX model"), ("half", "not a whole ONNX model")],
 )
 def test_bad_files_are_refused(model_file: Path, tmp_path: Path, content: bytes | str | None, words: str) -> None:
     path = tmp_path / "model.onnx"

@@ -22,7 +22,9 @@ LAYERS = ("layer1", "layer2", "layer3", "layer4", "layer3.2.conv2", "layer2.0.do
 METHODS = ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam")
 
 
-def compare(options: ExportOptions, variant: str = "dropkey", grid: tuple[int, int] | None = None, batch: int = 1, size: tuple[int, int] = (64, 96)) -> None:
+def compare(
+    options: ExportOptions, variant: str = "dropkey", grid: tuple[int, int] | None = None, batch: int = 1, size: tuple[int, int] = (64, 96)
+) -> None:
     checkpoint = tiny_checkpoint(variant, grid)
     spec = make_spec(checkpoint, options)
     engine = open_bytes(write_graph(checkpoint, spec), "test")
@@ -45,7 +47,9 @@ def compare(options: ExportOptions, variant: str = "dropkey", grid: tuple[int, i
     assert given["heatmap"].max() > 0
 
 
-@pytest.mark.parametrize(("layer", "method"), [*itertools.product(("layer1", "layer4"), METHODS), *itertools.product(LAYERS, ("hirescam",))])
+@pytest.mark.parametrize(
+    ("layer", "method"), [*itertools.product(("layer1", "layer4"), METHODS), *itertools.product(LAYERS, ("hirescam",))]
+)
 def test_layers_and_methods(layer: str, method: str) -> None:
     compare(ExportOptions(size=(64, 96), layer=layer, method=method, outputs=ALL))
 
@@ -87,7 +91,9 @@ def test_no_random_operator_and_a_fixed_interface(layer: str) -> None:
     model = onnx.load_from_string(exported.data)
     assert [value.name for value in model.graph.input] == ["image", "classes", "key_mask"]
     assert [value.name for value in model.graph.output] == ["logits", "probabilities", "explained", "weights", "heatmap", "heatmap_std"]
-    assert not [node.op_type for node in model.graph.node if "Random" in node.op_type or node.op_type in ("Dropout", "Bernoulli", "Multinomial")]
+    assert not [
+        node.op_type for node in model.graph.node if "Random" in node.op_type or node.op_type in ("Dropout", "Bernoulli", "Multinomial")
+    ]
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
     assert {entry.key for entry in model.metadata_props} == {"dkcam.spec", "names"}
 

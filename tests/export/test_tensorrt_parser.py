@@ -34,7 +34,9 @@ KINDS: dict[str, dict[str, Any]] = {
 def test_the_parser_takes(kind: str, half: bool) -> None:
     checkpoint = tiny_checkpoint()
     if half:
-        checkpoint = replace(checkpoint, weights={k: v.half().float() if v.is_floating_point() else v for k, v in checkpoint.weights.items()})
+        checkpoint = replace(
+            checkpoint, weights={k: v.half().float() if v.is_floating_point() else v for k, v in checkpoint.weights.items()}
+        )
     parse(write_graph(checkpoint, make_spec(checkpoint, ExportOptions(size=(64, 96), **KINDS[kind]))))
 
 

@@ -47,7 +47,9 @@ def test_tensor_input_gives_the_same_as_frames(tmp_path: Path, model_file: Path)
     np.testing.assert_allclose(dkcam.load(path)(frame()).heatmap, dkcam.load(model_file)(frame()).heatmap, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.uint16), np.zeros((0, 4, 3), np.uint8), None])
+@pytest.mark.parametrize(
+    "bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.uint16), np.zeros((0, 4, 3), np.uint8), None]
+)
 def test_other_arrays_are_refused(model_file: Path, bad: object) -> None:
     with pytest.raises(InputError, match="expected"):
         dkcam.load(model_file)(bad)  # type: ignore[arg-type]

@@ -50,7 +50,20 @@ def refused(result: Result, *words: str) -> None:
 
 
 def test_a_video_into_all_sinks_at_once(model_file: Path, clip: Callable[..., Path], tmp_path: Path) -> None:
-    result = run("--model", model_file, "--source", clip(), "--sink", tmp_path / "o.mp4", "--sink", tmp_path / "e.jsonl", "--sink", f"{tmp_path}/pngs/", "--sink", "null:")
+    result = run(
+        "--model",
+        model_file,
+        "--source",
+        clip(),
+        "--sink",
+        tmp_path / "o.mp4",
+        "--sink",
+        tmp_path / "e.jsonl",
+        "--sink",
+        f"{tmp_path}/pngs/",
+        "--sink",
+        "null:",
+    )
     assert result.exit_code == 0, result.output
     records = lines(tmp_path / "e.jsonl")
     assert [r["frame"] for r in records] == list(range(12))
@@ -63,7 +76,18 @@ def test_a_video_into_all_sinks_at_once(model_file: Path, clip: Callable[..., Pa
 
 def test_odd_sizes_and_several_classes(model_file: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.full((51, 33, 3), 90, np.uint8))
-    result = run("--model", model_file, "--source", tmp_path / "a.png", "--sink", tmp_path / "o.mp4", "--sink", tmp_path / "e.jsonl", "--explain", "stop,yield")
+    result = run(
+        "--model",
+        model_file,
+        "--source",
+        tmp_path / "a.png",
+        "--sink",
+        tmp_path / "o.mp4",
+        "--sink",
+        tmp_path / "e.jsonl",
+        "--explain",
+        "stop,yield",
+    )
     assert result.exit_code == 0, result.output
     assert frames_of(tmp_path / "o.mp4")[0].shape == (52, 66, 3)
     (record,) = lines(tmp_path / "e.jsonl")
@@ -112,7 +136,9 @@ class _Mjpeg(http.server.BaseHTTPRequestHandler):
         _, data = cv2.imencode(".jpg", np.full((48, 80, 3), 120, np.uint8))
         try:
             for _ in range(200):
-                self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data) + data.tobytes() + b"\r\n")
+                self.wfile.write(
+                    b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data) + data.tobytes() + b"\r\n"
+                )
                 time.sleep(0.02)
         except OSError:
             pass
@@ -136,8 +162,18 @@ def test_an_mjpeg_camera_over_http(model_file: Path, mjpeg: str, tmp_path: Path)
 
 
 def test_ctrl_c_finishes_the_video(model_file: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from dkcam.tools.run_command import main; main()", "--model", str(model_file), "--source", "demo:frames=5000"]
-    process = subprocess.Popen([*command, "--sink", str(tmp_path / "o.mp4"), "--sink", str(tmp_path / "e.jsonl")], stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-c",
+        "from dkcam.tools.run_command import main; main()",
+        "--model",
+        str(model_file),
+        "--source",
+        "demo:frames=5000",
+    ]
+    process = subprocess.Popen(
+        [*command, "--sink", str(tmp_path / "o.mp4"), "--sink", str(tmp_path / "e.jsonl")], stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and not any(p.stat().st_size > 20_000 for p in tmp_path.glob(".o.mp4*")):
         time.sleep(0.1)

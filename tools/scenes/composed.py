@@ -74,9 +74,7 @@ def overlap(box: Box, left: float, top: float, right: float, bottom: float) -> f
     return max(wide, 0.0) * max(high, 0.0) / max((box.right - box.left) * (box.bottom - box.top), 1e-9)
 
 
-def sign_window(
-    frame: RoadFrame, target: Box, rng: np.random.Generator, height: int, width: int, size: SignSize
-) -> Example | None:
+def sign_window(frame: RoadFrame, target: Box, rng: np.random.Generator, height: int, width: int, size: SignSize) -> Example | None:
     """A window around one sign of a real frame that shows no sign with another label; None when 12 tries find none."""
     frame_height, frame_width = frame.picture.shape[:2]
     for _ in range(12):
@@ -91,7 +89,10 @@ def sign_window(
             continue
         if any(b.label != target.label and overlap(b, *window) > 0.15 for b in frame.boxes):
             continue
-        place = Box(target.label, *((v - o) * scale for v, o in zip((target.left, target.top, target.right, target.bottom), (left, top, left, top), strict=True)))
+        place = Box(
+            target.label,
+            *((v - o) * scale for v, o in zip((target.left, target.top, target.right, target.bottom), (left, top, left, top), strict=True)),
+        )
         return Example(cut(frame, left, top, scale, height, width), SIGN_LABELS.index(target.label), place)
     return None
 
@@ -122,7 +123,9 @@ class ComposedScenes:
         self._crops = {split: load_crops(crops, split) for split in ("train", "val")}
         frames = load_gtsdb(data / "gtsdb")
         self.frames = {"train": frames[0::2], "val": frames[1::2]}
-        roads = [RoadFrame(p.stem, np.asarray(cv2.imread(str(p)), np.uint8), ()) for p in sorted((data / "tusimple" / "frames").glob("*.jpg"))]
+        roads = [
+            RoadFrame(p.stem, np.asarray(cv2.imread(str(p)), np.uint8), ()) for p in sorted((data / "tusimple" / "frames").glob("*.jpg"))
+        ]
         self._roads = {"train": [*self.frames["train"], *roads[0::2]], "val": [*self.frames["val"], *roads[1::2]]}
         self._rendered = RenderedScenes()
 
@@ -213,8 +216,9 @@ def warp(crop: Crop, side: float, rng: np.random.Generator, around: Picture) -> 
     angle = np.deg2rad(rng.normal(0, 4))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], np.float32)
     centre = np.array([wide / 2, high / 2], np.float32)
-    target = (target - centre) @ turn.T + centre + rng.normal(0, 0.03 * wide, (4, 2)).astype(np.float32)
-    matrix = cv2.getPerspectiveTransform(source, np.asarray(target, np.float32))
+    jitter = rng.normal(0, 0.03 * wide, (4, 2))
+    target = np.asarray((target - centre) @ turn.T + centre + jitter, np.float32)
+    matrix = cv2.getPerspectiveTransform(source, target)
     sign = cv2.warpPerspective(picture, matrix, (wide, high), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT).astype(np.float32)
     sign[..., 3] = cv2.GaussianBlur(sign[..., 3], (0, 0), 0.7)
     colour = sign[..., :3]

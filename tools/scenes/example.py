@@ -57,11 +57,11 @@ def degrade(picture: Picture, rng: np.random.Generator) -> Picture:
         image = image * rng.uniform(0.93, 1.07, 3).astype(np.float32)
     blur = rng.random()
     if blur < 0.25:
-        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.1)))
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.1))), np.float32)
     elif blur < 0.32:
         kernel = np.zeros((5, 5), np.float32)
         kernel[2, :] = 0.2
-        image = cv2.filter2D(image, -1, kernel)
+        image = np.asarray(cv2.filter2D(image, -1, kernel), np.float32)
     if rng.random() < 0.4:
         image = image + rng.normal(0, rng.uniform(1, 9), image.shape).astype(np.float32)
     result = np.clip(image, 0, 255).astype(np.uint8)

@@ -44,4 +44,3 @@ def _framed_scene(rng: np.random.Generator, label: int, height: int, width: int,
     cars = tuple(car for car in base.vehicles if car.z > z)  # nothing may stand before the sign
     props = tuple(prop for prop in base.props if prop.z > z)
     return replace(base, signs=(sign,), vehicles=cars, props=props, bend=0.0), name
-

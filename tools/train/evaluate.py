@@ -37,7 +37,9 @@ class Scores:
     def line(self) -> str:
         words = f"validation accuracy {self.correct / self.pictures:.1%} on {self.pictures} pictures"
         if self.located:
-            words += f"; heat peak on the object in {self.on_object / self.located:.1%} of {self.located} (centred Gaussian {self.centred / self.located:.1%}, random weights {self.untrained / self.located:.1%})"
+            on, centred, untrained = (count / self.located for count in (self.on_object, self.centred, self.untrained))
+            words += f"; heat peak on the object in {on:.1%} of {self.located}"
+            words += f" (centred Gaussian {centred:.1%}, random weights {untrained:.1%})"
         return words
 
 

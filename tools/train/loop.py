@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class TrainingOptions:
     batch: int = 64
     rate: float = 0.1
     seed: int = 0
-    sign_size: SignSize = SignSize()
+    sign_size: SignSize = field(default_factory=SignSize)
 
 
 class _Pictures(Dataset[tuple[Tensor, int]]):
@@ -96,9 +96,8 @@ def train(
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.SGD(
-        [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others}], lr=options.rate, momentum=0.9, nesterov=True
-    )
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others}]
+    optimiser = torch.optim.SGD(groups, lr=options.rate, momentum=0.9, nesterov=True)
     state_file = output.with_name(output.name + ".state")
     start = _load_state(state_file, options, model, optimiser) if resume else 0
     low_precision = device == "cuda" or has_fast_bfloat16()
@@ -180,7 +179,7 @@ def _start_model(examples: Examples, options: TrainingOptions, init: Path | None
 def _save_state(path: Path, step: int, options: TrainingOptions, model: ResNet, optimiser: torch.optim.Optimizer) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     torch.save({"step": step, "options": str(options), "model": model.state_dict(), "optimiser": optimiser.state_dict()}, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _load_state(path: Path, options: TrainingOptions, model: ResNet, optimiser: torch.optim.Optimizer) -> int:

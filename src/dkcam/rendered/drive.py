@@ -52,9 +52,7 @@ class Drive:
                 base,
                 signs=tuple(replace(s, z=s.z - here) for s in signs if 0 < s.z - here < SIGHT),
                 props=tuple(replace(p, z=p.z - here) for p in props if 0 < p.z - here < SIGHT),
-                vehicles=tuple(
-                    replace(c, z=c.z - here + pace * time) for c, pace in cars if 0 < c.z - here + pace * time < SIGHT
-                ),
+                vehicles=tuple(replace(c, z=c.z - here + pace * time) for c, pace in cars if 0 < c.z - here + pace * time < SIGHT),
                 dash_offset=here,
                 bend=0.0004 * float(np.sin(here / 60.0)),
             )

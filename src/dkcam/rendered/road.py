@@ -5,6 +5,7 @@ World axes: x to the right of the camera's path, y up from the road, z ahead; me
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -151,7 +152,7 @@ def _paint_road(image: Picture, view: _View) -> None:
     edges = np.geomspace(NEAR, 160.0, 28)
     left, right = -1.5 * scene.lane, 0.5 * scene.lane + 0.8
     asphalt = _shade((95, 92, 90), scene.light)
-    for near, far in zip(edges[:-1], edges[1:], strict=True):
+    for near, far in itertools.pairwise(edges):
         quad = [view.point(x, 0, z) for x, z in ((left, near), (right, near), (right, far), (left, far))]
         _fill(image, quad, asphalt)
     paint = _shade((225, 225, 225), scene.light)
@@ -162,7 +163,7 @@ def _paint_road(image: Picture, view: _View) -> None:
             around = ((x - width / 2, near), (x + width / 2, near), (x + width / 2, far), (x - width / 2, far))
             _fill(image, [view.point(px, 0, z) for px, z in around], paint)
 
-    for near, far in zip(edges[:-1], edges[1:], strict=True):
+    for near, far in itertools.pairwise(edges):
         stripe(left + 0.25, float(near), float(far), 0.14)
         stripe(right - 0.55, float(near), float(far), 0.14)
     for start in np.arange(-scene.dash_offset % 9.0 - 9.0, 120.0, 9.0):
@@ -175,16 +176,28 @@ def _paint_prop(image: Picture, view: _View, prop: Prop) -> None:
     wide, tall = prop.width * scale, prop.tall * scale
     colour = _shade(prop.colour, view.scene.light)
     if prop.kind == "house":
-        _fill(image, [(column - wide / 2, row), (column + wide / 2, row), (column + wide / 2, row - tall), (column - wide / 2, row - tall)], colour)
+        _fill(
+            image,
+            [(column - wide / 2, row), (column + wide / 2, row), (column + wide / 2, row - tall), (column - wide / 2, row - tall)],
+            colour,
+        )
         roof = _shade((55, 60, 110), view.scene.light)
         _fill(image, [(column - wide * 0.55, row - tall), (column + wide * 0.55, row - tall), (column, row - tall * 1.4)], roof)
         glass = _shade((90, 80, 70), view.scene.light)
         for i in range(3):
             x = column + wide * (0.3 * i - 0.36)
-            _fill(image, [(x, row - tall * 0.4), (x + wide * 0.12, row - tall * 0.4), (x + wide * 0.12, row - tall * 0.7), (x, row - tall * 0.7)], glass)
+            _fill(
+                image,
+                [(x, row - tall * 0.4), (x + wide * 0.12, row - tall * 0.4), (x + wide * 0.12, row - tall * 0.7), (x, row - tall * 0.7)],
+                glass,
+            )
         return
     trunk = _shade((45, 65, 85), view.scene.light)
-    _fill(image, [(column - wide * 0.06, row), (column + wide * 0.06, row), (column + wide * 0.04, row - tall), (column - wide * 0.04, row - tall)], trunk)
+    _fill(
+        image,
+        [(column - wide * 0.06, row), (column + wide * 0.06, row), (column + wide * 0.04, row - tall), (column - wide * 0.04, row - tall)],
+        trunk,
+    )
     rng = np.random.default_rng(int(prop.x * 97) & 0xFFFF)
     for _ in range(9):
         middle = (int(column + wide * rng.uniform(-0.35, 0.35)), int(row - tall * rng.uniform(0.45, 1.0)))
@@ -251,8 +264,8 @@ def render(scene: Scene, height: int, width: int) -> tuple[Picture, list[Box]]:
     _paint_ground(image, view)
     _paint_road(image, view)
     boxes: list[Box] = []
-    things = sorted((*scene.props, *scene.vehicles, *scene.signs), key=lambda thing: -thing.z)
-    for thing in things:
+    things: list[Prop | Vehicle | SignPost] = [*scene.props, *scene.vehicles, *scene.signs]
+    for thing in sorted(things, key=lambda thing: -thing.z):
         if thing.z < NEAR:
             continue
         if isinstance(thing, SignPost):

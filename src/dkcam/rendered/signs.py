@@ -163,9 +163,7 @@ def _roundabout(canvas: _Canvas, rng: np.random.Generator) -> None:
     canvas.circle(0.47, BLUE)
     for start in (-90.0, 30.0, 150.0):
         centre = (_SIDE // 2, _SIDE // 2)
-        cv2.ellipse(
-            canvas.pixels, centre, (70, 70), start, 0, 75, (*WHITE, 255), int(0.075 * _SIDE), cv2.LINE_AA
-        )
+        cv2.ellipse(canvas.pixels, centre, (70, 70), start, 0, 75, (*WHITE, 255), int(0.075 * _SIDE), cv2.LINE_AA)
         end = np.deg2rad(start + 85)
         tip = (0.5 + 0.274 * float(np.cos(end)), 0.5 + 0.274 * float(np.sin(end)))
         _arrow(canvas, float(end) + np.pi / 2, tip, 0.15, 0.14)
