@@ -6,6 +6,7 @@ import difflib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from dkcam.runtime.explanation import Explanation
 from dkcam.runtime.geometry import Fit
 from dkcam.spec import ModelSpec
 
-DEMO_MODEL = Path(__file__).resolve().parent.parent / "models" / "demo.onnx"
+DEMO_MODEL = Path(str(files("dkcam"))) / "models" / "demo.onnx"
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def train(
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimiser.step()
-        keep = 0.98 if step > start + 50 else 0.9
+        keep = min(1 - 1 / (step - start + 1), 0.98)  # a plain mean at first, then a running one
         loss_mean = keep * loss_mean + (1 - keep) * float(loss.detach())
         right_mean = keep * right_mean + (1 - keep) * float((logits.argmax(1) == labels).float().mean())
         report(Progress(step + 1, schedule.steps, schedule.canvas(step), loss_mean, right_mean))
