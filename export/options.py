@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dkcam.errors import ExportError
-from dkcam.export.methods import METHODS
-from dkcam.spec import OUTPUTS, STRIDE
+from dkcam.spec import METHODS, OUTPUTS, STRIDE
 
 DEFAULT_OUTPUTS = ("logits", "probabilities", "explained", "weights", "heatmap")
 

@@ -130,7 +130,7 @@ def _run_all(sources: Sequence[Source], explainer: Any, sinks: Sequence[Sink], s
             with _stop_on_interrupt(pipeline):
                 done = pipeline.run()
         if done.frames:
-            click.echo(f"{source.name}: " + "\n  ".join(summary.lines(done.frames, done.fps, done.dropped)))
+            click.echo(f"{source.name.rstrip(':')}: " + "\n  ".join(summary.lines(done.frames, done.fps, done.dropped)))
         if pipeline.interrupted:
             click.echo("stopped by Ctrl-C; outputs are complete up to here", err=True)
             break

@@ -12,6 +12,7 @@ from dkcam.errors import ModelFileError
 SPEC_KEY = "dkcam.spec"
 STRIDE = 32  # the backbone's; heights and widths are multiples of it
 OUTPUTS = ("logits", "probabilities", "explained", "weights", "heatmap", "heatmap_std", "gradient", "features")
+METHODS = ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam")
 RESIZE_MODES = ("stretch", "letterbox", "crop")
 
 

@@ -11,7 +11,6 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from dkcam.rendered.signs import SIGN_NAMES, Colour, Picture, draw_sign
 
@@ -125,26 +124,26 @@ def _shade(colour: Colour, light: float) -> Colour:
     return blue, green, red
 
 
-def _paint_ground(image: Picture, view: _View) -> None:
-    scene, (height, width) = view.scene, image.shape[:2]
-    split = int(np.clip(view.horizon, 1, height - 1))
-    fade = np.linspace(0.75, 1.1, split, dtype=np.float32)[:, None, None]
-    image[:split] = np.minimum(np.array(scene.sky, np.float32) * fade * scene.light, 255)
-    rng = np.random.default_rng(scene.texture)
-    columns = np.arange(0, width + 8, 8)
-    ridge = sum(rng.uniform(0.2, 1.0) * np.sin(columns / width * rng.uniform(3, 25) + rng.uniform(0, 6)) for _ in range(4))
-    tops = view.horizon - height * (0.03 + 0.012 * (np.asarray(ridge) + 3))
-    hills = [(float(c), float(t)) for c, t in zip(columns, tops, strict=True)]
-    _fill(image, [*hills, (width, view.horizon + 1), (0, view.horizon + 1)], _shade((110, 120, 100), scene.light))
-    image[split:] = _shade(scene.grass, scene.light)
-    image[split:] = np.clip(image[split:] + _grain(scene.texture, height, width)[split:], 0, 255)
-
-
 @lru_cache(maxsize=1)
-def _grain(seed: int, height: int, width: int) -> NDArray[np.float32]:
-    """Smooth noise float32 [height, width, 1]; grain that grows towards the camera would need a projection."""
-    noise = np.random.default_rng(seed).normal(0, 16, (height // 4 + 1, width // 4 + 1)).astype(np.float32)
-    return np.asarray(cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)[..., None]
+def _ground(texture: int, sky: Colour, grass: Colour, light: float, horizon: float, height: int, width: int) -> Picture:
+    """Sky, hills and grass: what stays the same all along a drive. horizon: 0..1 of the height."""
+    image = np.empty((height, width, 3), np.float32)
+    split = int(np.clip(horizon * height, 1, max(height - 1, 1)))
+    fade = np.linspace(0.75, 1.1, split, dtype=np.float32)[:, None, None]
+    image[:split] = np.array(sky, np.float32) * fade * light
+    rng = np.random.default_rng(texture)
+    columns = np.arange(0, width + 8, 8)
+    waves = [rng.uniform(0.2, 1.0) * np.sin(columns / width * rng.uniform(3, 25) + rng.uniform(0, 6)) for _ in range(4)]
+    # grain that grows towards the camera would need a projection; smooth noise is enough here
+    noise = rng.normal(0, 16, (height // 4 + 1, width // 4 + 1)).astype(np.float32)
+    image[split:] = np.array(_shade(grass, light), np.float32)
+    image[split:] += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)[split:, :, None]
+    picture = np.clip(image, 0, 255).astype(np.uint8)
+    tops = height * (horizon - 0.03 - 0.012 * (np.sum(waves, axis=0) + 3))
+    hills = [(float(column), float(top)) for column, top in zip(columns, tops, strict=True)]
+    foot = horizon * height + 1
+    _fill(picture, [*hills, (width, foot), (0, foot)], _shade((110, 120, 100), light))
+    return picture
 
 
 def _paint_road(image: Picture, view: _View) -> None:
@@ -259,9 +258,8 @@ def paste(image: Picture, picture: Picture, left: int, top: int, light: float = 
 
 def render(scene: Scene, height: int, width: int) -> tuple[Picture, list[Box]]:
     """Paint a scene. Returns the frame, uint8 [height, width, 3] BGR, and the boxes of its signs and vehicles."""
-    image: NDArray[np.uint8] = np.zeros((height, width, 3), np.uint8)
     view = _View(scene, height, width)
-    _paint_ground(image, view)
+    image = _ground(scene.texture, scene.sky, scene.grass, scene.light, scene.camera.horizon, height, width).copy()
     _paint_road(image, view)
     boxes: list[Box] = []
     things: list[Prop | Vehicle | SignPost] = [*scene.props, *scene.vehicles, *scene.signs]
