@@ -79,6 +79,10 @@ class Backbone:
             self._values[node] = self._forward_step(node, inputs)
         return self._values[self._steps[-1]], self._values[self._target]
 
+    def activations(self) -> list[str]:
+        """Names of every ReLU's output [B, C, h, w], in the order the model calls them. Call after ``forward``."""
+        return [self._values[n] for n in self._steps if n.op == "call_module" and isinstance(self._modules[str(n.target)], nn.ReLU)]
+
     def _forward_step(self, node: fx.Node, inputs: list[str]) -> str:
         graph = self._graph
         if node.op == "call_function":

@@ -37,6 +37,7 @@ class Exported:
             "tolerance": TOLERANCE,
             "verified": self.parity is not None,
             "input_dependence": self.parity.input_dependence if self.parity else None,
+            "kinks": self.parity.kinks if self.parity else None,
             "pictures": self.parity.images if self.parity else {},
             "parity": [
                 {
@@ -92,7 +93,7 @@ def export(checkpoint: Checkpoint, options: ExportOptions, *, check: bool = True
     data = write_graph(checkpoint, spec)
     if not check:
         return Exported(data, spec, None)
-    parity = verify(data, checkpoint.module(), spec, calibration)
+    parity = verify(data, checkpoint, spec, calibration)
     parity.check()
     spec = replace(spec, verified=True, parity=parity.worst())
     return Exported(write_graph(checkpoint, spec), spec, parity)

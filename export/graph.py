@@ -20,8 +20,10 @@ from dkcam.spec import SPEC_KEY, STRIDE, ModelSpec
 _TYPES = {"explained": TensorProto.INT64}
 
 
-def write_graph(checkpoint: Checkpoint, spec: ModelSpec) -> bytes:
+def write_graph(checkpoint: Checkpoint, spec: ModelSpec, *, probes: bool = False) -> bytes:
     """The ONNX file's bytes for a checkpoint and a spec: same arguments, same bytes.
+
+    probes: also give every ReLU's output as ``relu_0``, ``relu_1``, … (for verification, not for files).
 
     Errors: ExportError when the spec asks for what this model does not have (layer, masks, free size).
     """
@@ -42,9 +44,13 @@ def write_graph(checkpoint: Checkpoint, spec: ModelSpec) -> bytes:
     found.update(_explain(graph, head, backbone, features, spec))
     for name in spec.outputs:
         graph.op("Identity", found[name], name=name)
+    outputs = _outputs(spec, config.classes)
+    for index, name in enumerate(backbone.activations() if probes else ()):
+        graph.op("Identity", name, name=f"relu_{index}")
+        outputs.append((f"relu_{index}", TensorProto.FLOAT, ["batch", "channels", f"rows_{index}", f"columns_{index}"]))
     names = "{" + ", ".join(f"{i}: {label!r}" for i, label in enumerate(spec.labels)) + "}"
     metadata = {SPEC_KEY: spec.to_json(), "names": names}
-    return graph.model(_inputs(spec), _outputs(spec, config.classes), metadata, spec.versions.get("dkcam", ""))
+    return graph.model(_inputs(spec), outputs, metadata, spec.versions.get("dkcam", ""))
 
 
 def _normalise(graph: Builder, spec: ModelSpec) -> str:

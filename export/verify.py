@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dkcam.engines import Engine, open_bytes
+from dkcam.engines import open_bytes
 from dkcam.errors import DkcamError, ParityError
-from dkcam.export.model import ResNet
+from dkcam.export.checkpoint import Checkpoint
+from dkcam.export.graph import write_graph
 from dkcam.export.reference import Reference
 from dkcam.rendered import random_scene, render
 from dkcam.spec import ModelSpec
@@ -44,10 +45,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Parity:
-    """All rows, and how much two pictures' heatmaps differ (0..1; a frozen gradient gives 0)."""
+    """All rows, how much two pictures' heatmaps differ (0..1; a frozen gradient gives 0), and how many ReLU units lay
+    so near zero that float32 and float64 see different signs (``Reference``).
+    """
 
     rows: tuple[Row, ...] = ()
     input_dependence: float = math.nan
+    kinks: int = 0
     images: dict[str, int] = field(default_factory=dict)
 
     def worst(self) -> dict[str, float]:
@@ -70,9 +74,10 @@ class Parity:
             raise ParityError("two different pictures gave the same heatmap: the gradient is frozen in the graph; nothing was written")
 
 
-def verify(data: bytes, model: ResNet, spec: ModelSpec, calibration: Path | None = None) -> Parity:
+def verify(data: bytes, checkpoint: Checkpoint, spec: ModelSpec, calibration: Path | None = None) -> Parity:
     """Run the file and the reference on the same pictures and compare every output the file has."""
-    engine, reference = open_bytes(data, "the new file"), Reference(model, spec)
+    engine, reference = open_bytes(data, "the new file"), Reference(checkpoint.module(), spec)
+    probe = open_bytes(write_graph(checkpoint, spec, probes=True), "the probe") if _crosses_relus(spec) else None
     height, width = spec.height, spec.width
     if "size" in spec.dynamic:
         height, width = height + 32, width + 64  # a size the graph was not described with
@@ -95,7 +100,11 @@ def verify(data: bytes, model: ResNet, spec: ModelSpec, calibration: Path | None
         worst: dict[str, tuple[float, float]] = {}
         for start in range(0, len(pictures) - batch + 1, batch):
             image = _to_input(np.stack(pictures[start : start + batch]), spec)
-            given, expected = engine.run(image, classes, mask), reference.run(image, classes, mask)
+            given = engine.run(image, classes, mask)
+            if probe is not None:
+                seen = probe.run(image, classes, mask)
+                reference.signs = [seen[f"relu_{i}"] > 0 for i in range(sum(name.startswith("relu_") for name in seen))]
+            expected = reference.run(image, classes, mask)
             for name in spec.outputs:
                 error = float(np.abs(given[name].astype(np.float64) - expected[name]).max())
                 # a spread over masks is a difference of heatmaps, and may be zero: its scale is the heatmap's
@@ -104,10 +113,16 @@ def verify(data: bytes, model: ResNet, spec: ModelSpec, calibration: Path | None
                 worst[name] = (max(before[0], error if math.isfinite(error) else math.inf), max(before[1], largest))
             maps.extend(given.get("heatmap", []))
         rows += [Row(name, kind, *worst[name]) for name in spec.outputs]
-    return Parity(tuple(rows), _dependence(engine, spec, maps), {kind: len(pictures) for kind, pictures in kinds.items()})
+    counts = {kind: len(pictures) for kind, pictures in kinds.items()}
+    return Parity(tuple(rows), _dependence(maps), reference.kinks, counts)
 
 
-def _dependence(engine: Engine, spec: ModelSpec, maps: Sequence[NDArray[np.generic]]) -> float:
+def _crosses_relus(spec: ModelSpec) -> bool:
+    """Whether a gradient passes ReLUs on its way to the layer; from layer4's output to the scores there is none."""
+    return spec.layer != "layer4" and bool(set(spec.outputs) & {"weights", "heatmap", "heatmap_std", "gradient"})
+
+
+def _dependence(maps: Sequence[NDArray[np.generic]]) -> float:
     """Largest difference between two pictures' heatmaps of the same rank, relative to the largest value."""
     if len(maps) < 2:
         return math.inf  # no heatmap in this graph
