@@ -153,7 +153,7 @@ def _parse(path: Path, data: bytes) -> tuple[Any, Mapping[str, str]]:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), {}
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
-        if found or "Unsupported" in str(error) or ("weights_only" in str(error).lower() and "global" in str(error).lower()):
+        if found or "Unsupported class" in str(error) or "Unsupported global" in str(error):
             what = f" ({found.group(1)})" if found else ""
             raise CheckpointError(
                 f"{path} needs pickled code to load{what} and was refused, nothing in it was run; "
@@ -229,6 +229,10 @@ def _check_shapes(model: ResNet, weights: Mapping[str, Tensor]) -> None:
             raise CheckpointError(f"{name} is missing; expected shape {list(value.shape)}")
         if weights[name].shape != value.shape:
             raise CheckpointError(f"{name} has shape {list(weights[name].shape)}, expected {list(value.shape)}")
+        if weights[name].is_floating_point() and not bool(weights[name].isfinite().all()):
+            raise CheckpointError(
+                f"{name} holds values that are not finite (NaN or infinity); the training diverged, use an earlier checkpoint"
+            )
     extra = [name for name in weights if name not in expected]
     if extra:
         raise CheckpointError(f"{extra[0]} is not part of a ResNet-50 ({len(extra)} such names); expected torchvision's names only")

@@ -155,6 +155,7 @@ class Video:
         self._temporary = _temporary(path, ".mp4")
         self._container: Any = None
         self._stream: Any = None
+        self._started = False
 
     def write(self, result: Result) -> bool:
         import av
@@ -169,7 +170,10 @@ class Video:
 
                 picture = np.asarray(cv2.resize(picture, (self._stream.width, self._stream.height), interpolation=cv2.INTER_AREA), np.uint8)
             self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+            self._started = True
         except (av.FFmpegError, OSError, ValueError) as error:
+            if not self._started:
+                self._give_up()
             raise SinkError(
                 f"{self._path} cannot be encoded at {picture.shape[1]}x{picture.shape[0]} pixels ({error}); use a folder/ sink"
             ) from error
@@ -184,14 +188,22 @@ class Video:
         stream.options = {"preset": "ultrafast", "crf": "20"}
         self._stream = stream
 
+    def _give_up(self) -> None:
+        """Nothing was encoded: leave no file behind, an earlier one stays."""
+        self._container = None
+        self._temporary.unlink(missing_ok=True)
+
     def close(self) -> None:
+        import av
+
         if self._container is None:
-            self._temporary.unlink(missing_ok=True)  # no frame came: an earlier file stays
+            self._give_up()
             return
         try:
             self._container.mux(self._stream.encode())
-        finally:
             self._container.close()
+        except (av.FFmpegError, OSError) as error:
+            raise SinkError(f"{self._path} cannot be finished ({error}); what was encoded is in {self._temporary}") from error
         _move(self._temporary, self._path)
 
 

@@ -167,6 +167,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     import cv2
 
     quiet_opencv()
+    _refuse_truncated_jpeg(path)
     try:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -174,6 +175,16 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     if image is None:
         raise SourceError(f"{path} cannot be read as a picture: damaged, or not {', '.join(sorted(PICTURES))}")
     return np.asarray(image, np.uint8)
+
+
+def _refuse_truncated_jpeg(path: Path) -> None:
+    """libjpeg fills the missing part with grey and goes on; a heatmap over that would mislead."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+    if data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        raise SourceError(f"{path} is a truncated JPEG (its end marker is missing); copy it again")
 
 
 class DemoSource:

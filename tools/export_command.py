@@ -77,6 +77,8 @@ def main(
     for place in (target, *([report] if report else [])):
         if not place.parent.is_dir():
             raise ExportError(f"{place} cannot be written: {place.parent} is not a folder; create it, or choose another place")
+        if place.exists() and model.exists() and place.samefile(model):
+            raise ExportError(f"{place} is the checkpoint itself; choose another place, it would be lost")
         if place.is_dir():
             raise ExportError(f"{place} cannot be written: it is a folder; give a file name")
     options = ExportOptions(

@@ -74,6 +74,7 @@ def main(
     if model is None:
         model = Path("model.onnx") if Path("model.onnx").is_file() else DEMO_MODEL
         click.echo(f"model: {'the bundled demo model' if model == DEMO_MODEL else model} (--model chooses another)", err=True)
+    _check_places(uris, wanted)
     opened: list[Source] = []
     outputs: list[Sink] = []
     finished = False
@@ -92,6 +93,17 @@ def main(
         for source in opened:
             source.close()
         _close(outputs, finished)
+
+
+def _check_places(sources: Sequence[str], sinks: Sequence[str]) -> None:
+    """No sink twice, and no sink that would replace a source."""
+    from dkcam.errors import SinkError
+
+    for uri in sinks:
+        if sinks.count(uri) > 1:
+            raise SinkError(f"{uri} is given twice; give each sink once")
+        if any(Path(source).exists() and Path(uri).exists() and Path(uri).samefile(source) for source in sources):
+            raise SinkError(f"{uri} is the source itself and would be overwritten; choose another place")
 
 
 def _number(name: str) -> str | int:

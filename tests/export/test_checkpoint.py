@@ -102,6 +102,14 @@ def test_other_networks_are_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "m.pt")
 
 
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    state = tiny_model("plain").state_dict()
+    state["layer3.1.conv2.weight"][0, 0] = float("nan")
+    torch.save(state, tmp_path / "m.pt")
+    with pytest.raises(CheckpointError, match=r"layer3.1.conv2.weight holds values that are not finite"):
+        load_checkpoint(tmp_path / "m.pt")
+
+
 def test_labels_must_fit(checkpoint_file: Path) -> None:
     with pytest.raises(CheckpointError, match="5 classes, the labels file has 2"):
         load_checkpoint(checkpoint_file, labels=("a", "b"))

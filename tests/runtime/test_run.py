@@ -240,6 +240,33 @@ def test_a_window_without_a_display_is_one_line(model_file: Path, monkeypatch: p
         refused(run("--model", model_file, "--source", "demo:frames=2"), "there is no display", "--headless")
 
 
+def test_sources_and_other_sinks_are_not_overwritten(model_file: Path, clip: Callable[..., Path], tmp_path: Path) -> None:
+    path = clip()
+    before = path.read_bytes()
+    refused(run("--model", model_file, "--source", path, "--sink", path), "is the source itself")
+    assert path.read_bytes() == before
+    refused(run("--model", model_file, "--source", path, "--sink", tmp_path / "a.jsonl", "--sink", tmp_path / "a.jsonl"), "given twice")
+
+
+def test_a_picture_too_wide_for_h264_leaves_no_file(model_file: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "wide.png"), np.zeros((4, 20000, 3), np.uint8))
+    refused(
+        run("--model", model_file, "--source", tmp_path / "wide.png", "--sink", tmp_path / "o.mp4"),
+        "cannot be encoded at 20000x4",
+        "folder/",
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["wide.png"]
+
+
+def test_a_truncated_jpeg_is_refused(model_file: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (80, 80, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "a.jpg"), noise)
+    data = (tmp_path / "a.jpg").read_bytes()
+    assert run("--model", model_file, "--source", tmp_path / "a.jpg", "--headless").exit_code == 0
+    (tmp_path / "a.jpg").write_bytes(data[: len(data) // 2])
+    refused(run("--model", model_file, "--source", tmp_path / "a.jpg", "--headless"), "truncated JPEG")
+
+
 def test_text_renamed_onnx_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_text("hello")
     refused(run("--model", tmp_path / "m.onnx", "--source", "demo:frames=2", "--headless"), "is not a whole ONNX model")

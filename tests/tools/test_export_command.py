@@ -67,12 +67,16 @@ def test_no_verify_is_recorded(checkpoint_file: Path, tmp_path: Path) -> None:
         (["--layer", "layer7"], "--layer layer7: not in the model"),
         (["--classes", "9"], "the model has 5 classes"),
         (["--labels", "none.txt"], "--labels none.txt cannot be read"),
+        (["-o", "model.pt"], "is the checkpoint itself"),
         (["-o", "no/such/folder.onnx"], "no/such is not a folder"),
         (["--calibration", "none"], "--calibration none does not exist"),
         (["--batch", "1:4"], "add --dynamic batch"),
     ],
 )
-def test_bad_options_are_one_line_and_write_nothing(checkpoint_file: Path, tmp_path: Path, words: list[str], expected: str) -> None:
+def test_bad_options_are_one_line_and_write_nothing(
+    checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     result = run(checkpoint_file, *words)
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert result.exit_code == 1 and len(errors) == 1 and expected in errors[0], result.output

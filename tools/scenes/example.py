@@ -19,7 +19,7 @@ SIGN_LABELS = (NO_SIGN, *SIGN_NAMES)
 class SignSize:
     """Range of a sign's width in pixels of the finished picture."""
 
-    smallest: float = 16.0
+    smallest: float = 20.0
     largest: float = 60.0
 
     def pick(self, rng: np.random.Generator, height: int, width: int) -> float:
