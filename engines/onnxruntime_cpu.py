@@ -47,6 +47,8 @@ class OnnxRuntimeCpu:
         options.intra_op_num_threads = threads
         # waiting threads would otherwise spin, and take the core from the thread that reads the next frame
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # small blocks handed out one by one: a thread that lost its core for a moment does not keep the others waiting
+        options.add_session_config_entry("session.dynamic_block_base", "4")
         kept = self._cached_path(onnxruntime.__version__) if cache else None
         session = self._open(onnxruntime, options, kept.read_bytes(), source, quiet=True) if kept and kept.is_file() else None
         if session is None:

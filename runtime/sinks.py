@@ -159,6 +159,7 @@ class Video:
 
     def write(self, result: Result) -> bool:
         import av
+        import cv2
 
         assert result.picture is not None
         picture = _even(result.picture)
@@ -166,10 +167,9 @@ class Video:
             if self._container is None:
                 self._open(picture.shape[0], picture.shape[1])
             if picture.shape[:2] != (self._stream.height, self._stream.width):
-                import cv2
-
                 picture = np.asarray(cv2.resize(picture, (self._stream.width, self._stream.height), interpolation=cv2.INTER_AREA), np.uint8)
-            self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+            planes = cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420)  # several times faster than FFmpeg's own conversion
+            self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
             self._started = True
         except (av.FFmpegError, OSError, ValueError) as error:
             if not self._started:

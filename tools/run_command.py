@@ -125,9 +125,13 @@ def _close(outputs: Sequence[Sink], finished: bool) -> None:
 
 
 def _run_all(sources: Sequence[Source], explainer: Any, sinks: Sequence[Sink], style: Any, max_frames: int | None) -> None:
+    import cv2
+
     from dkcam.runtime.pipeline import Pipeline
     from dkcam.tools.summary import RunSummary
 
+    # the pipeline's threads keep the cores busy; OpenCV's own, inside each small step, only add waiting
+    cv2.setNumThreads(1)
     explainer.warm_up()
     for source in sources:
         summary = RunSummary()
