@@ -168,7 +168,8 @@ class Video:
                 self._open(picture.shape[0], picture.shape[1])
             if picture.shape[:2] != (self._stream.height, self._stream.width):
                 picture = np.asarray(cv2.resize(picture, (self._stream.width, self._stream.height), interpolation=cv2.INTER_AREA), np.uint8)
-            planes = cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420)  # several times faster than FFmpeg's own conversion
+            # several times faster than FFmpeg's own conversion
+            planes = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420), np.uint8)
             self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
             self._started = True
         except (av.FFmpegError, OSError, ValueError) as error:
