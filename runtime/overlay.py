@@ -57,7 +57,6 @@ def draw(
         picture = frame
         for k, level in enumerate(levels):
             picture = _blend(picture, level, *_tint_tables(TINTS[k % len(TINTS)], alpha))
-        picture = picture.copy() if picture is frame else picture
         for k, score in enumerate(scores):
             _write(picture, _caption(score), k, TINTS[k % len(TINTS)])
         pictures = [picture]
@@ -81,9 +80,15 @@ def _levels(explanation: Explanation, which: int) -> Picture:
 
 
 def _blend(frame: Picture, level: Picture, heat: Picture, keep: Picture) -> Picture:
-    """frame · keep[level] / 255 + heat[level], with 256-entry tables uint8 [256, 1, 3]."""
-    kept = cv2.multiply(frame, cv2.applyColorMap(level, keep), scale=1 / 255)
-    return np.asarray(cv2.add(kept, cv2.applyColorMap(level, heat)), np.uint8)
+    """frame · keep[level] / 255 + heat[level], with 256-entry tables uint8 [256, 1, 3] that leave level 0 as it is."""
+    picture = frame.copy()
+    left, top, wide, high = cv2.boundingRect(level)  # of what is not 0: a sign's heat covers little of the frame
+    if not wide or not high:
+        return picture
+    part = (slice(top, top + high), slice(left, left + wide))
+    kept = cv2.multiply(frame[part], cv2.applyColorMap(level[part], keep), scale=1 / 255)
+    picture[part] = cv2.add(kept, cv2.applyColorMap(level[part], heat))
+    return picture
 
 
 @lru_cache(maxsize=16)
