@@ -56,7 +56,9 @@ class Exported:
 def make_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
     """The spec of a checkpoint exported with these options, before verification."""
     config = checkpoint.config
-    height, width = options.size or checkpoint.size or DEFAULT_SIZE
+    options = replace(options, size=options.size or checkpoint.size or DEFAULT_SIZE)  # the checkpoint's is checked like --size
+    assert options.size is not None
+    height, width = options.size
     return ModelSpec(
         labels=checkpoint.labels,
         height=height,

@@ -33,7 +33,7 @@ def open_source(uri: str) -> Source:
     """Open a source. Errors: SourceError saying what was expected where nothing can be read."""
     if not uri:
         raise SourceError("the source is empty; expected a camera number, a file, a folder or an address")
-    if uri.isdigit():
+    if uri.isascii() and uri.isdigit():
         return _camera(int(uri), uri)
     if uri.startswith("demo:"):
         return DemoSource(uri)

@@ -43,7 +43,7 @@ class SizeType(_ParamType):
         if isinstance(value, tuple):
             return value
         parts = str(value).lower().split("x")
-        if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        if len(parts) != 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
             self.fail(f"{value!r} is not a size; expected height x width in pixels, such as 384x640", param, ctx)
         return int(parts[0]), int(parts[1])
 
@@ -68,7 +68,7 @@ class RangeType(_ParamType):
         if isinstance(value, tuple):
             return value
         parts = str(value).split(":")
-        if len(parts) > 2 or not all(part.isdigit() for part in parts):
+        if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):
             self.fail(f"{value!r} is not a number or a range; expected 4 or 1:8", param, ctx)
         return int(parts[0]), int(parts[-1])
 

@@ -79,8 +79,14 @@ def main(
             raise ExportError(f"{place} cannot be written: {place.parent} is not a folder; create it, or choose another place")
         if place.exists() and model.exists() and place.samefile(model):
             raise ExportError(f"{place} is the checkpoint itself; choose another place, it would be lost")
+        if place.exists() and not place.is_dir() and not place.is_file():
+            raise ExportError(f"{place} is not a regular file; choose another place")
+        if place.exists() and labels is not None and labels.exists() and place.samefile(labels):
+            raise ExportError(f"{place} is the labels file; choose another place, it would be lost")
         if place.is_dir():
             raise ExportError(f"{place} cannot be written: it is a folder; give a file name")
+    if report is not None and report.absolute() == target.absolute():
+        raise ExportError(f"--report {report} is the model file; choose another place")
     options = ExportOptions(
         size=size,
         dynamic=dynamic,

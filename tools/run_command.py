@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -102,12 +103,15 @@ def _check_places(sources: Sequence[str], sinks: Sequence[str]) -> None:
     for uri in sinks:
         if sinks.count(uri) > 1:
             raise SinkError(f"{uri} is given twice; give each sink once")
+        folder = Path(uri)
+        if folder.is_dir() and any(Path(source).is_file() and Path(source).resolve().parent == folder.resolve() for source in sources):
+            raise SinkError(f"{uri} is the source's own folder and its pictures would be overwritten; choose another place")
         if any(Path(source).exists() and Path(uri).exists() and Path(uri).samefile(source) for source in sources):
             raise SinkError(f"{uri} is the source itself and would be overwritten; choose another place")
 
 
 def _number(name: str) -> str | int:
-    return int(name) if name.lstrip("-").isdigit() else name
+    return int(name) if re.fullmatch(r"-?[0-9]+", name) else name
 
 
 def _close(outputs: Sequence[Sink], finished: bool) -> None:
