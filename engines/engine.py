@@ -38,6 +38,14 @@ class Engine(Protocol):
         ...
 
 
+def graph_input(pictures: NDArray[np.uint8], spec: ModelSpec) -> NDArray[Any]:
+    """Pictures at network size, uint8 [B, H, W, 3] RGB, as the graph's ``image``: the same, or normalised float32 [B, 3, H, W]."""
+    if spec.input == "rgb8":
+        return np.ascontiguousarray(pictures)
+    scaled = (pictures.astype(np.float32) / 255 - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
+
+
 def check_inputs(spec: ModelSpec, image: NDArray[Any], classes: NDArray[np.int64], key_mask: NDArray[np.bool_] | None) -> None:
     """Errors: InputError with the expected and the actual shape, type or range."""
     _check_image(spec, image)

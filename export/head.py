@@ -141,17 +141,12 @@ class Head:
             each = graph.op("Add", direct, mixed)  # [B, N, K, T, C]
             flat = graph.reshape(each, 0, -1, graph.dims(self._tokens, 1, 3))
             if self._pooled:
-                flat = graph.op("MatMul", graph.constant(np.ascontiguousarray(self._spread())), flat)
+                flat = graph.op("MatMul", graph.constant(np.ascontiguousarray(self._pooling().T)), flat)
         else:
             ones = graph.op("Mul", self._positions, graph.number(0.0))
             even = graph.op("Mul", graph.unsqueeze(self._rows, 2), self._one_over(self._positions))
             flat = graph.op("Add", even, graph.unsqueeze(ones, 1))
         return graph.reshape(graph.swap_last(flat, 4), 0, 0, 0, graph.dims(self._features, 2, 4))
-
-    def _spread(self) -> NDArray[np.float32]:
-        if self._config.grid == (1, 1) and self._size is None:
-            raise AssertionError("a (1, 1) grid needs the size here")
-        return self._pooling().T
 
     def _one_over(self, value: str) -> str:
         """1 / (second dimension of a value), float32: a constant where the size is known."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkcam.engines import open_bytes
+from dkcam.engines.engine import graph_input
 from dkcam.errors import DkcamError, ParityError
 from dkcam.export.checkpoint import Checkpoint
 from dkcam.export.graph import write_graph
@@ -99,7 +100,7 @@ def verify(data: bytes, checkpoint: Checkpoint, spec: ModelSpec, calibration: Pa
     for kind, pictures in kinds.items():
         worst: dict[str, tuple[float, float]] = {}
         for start in range(0, len(pictures) - batch + 1, batch):
-            image = _to_input(np.stack(pictures[start : start + batch]), spec)
+            image = graph_input(np.stack(pictures[start : start + batch]), spec)
             given = engine.run(image, classes, mask)
             if probe is not None:
                 seen = probe.run(image, classes, mask)
@@ -133,14 +134,6 @@ def _dependence(maps: Sequence[NDArray[np.generic]]) -> float:
 
 def _noise(rng: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:
     return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def _to_input(pictures: NDArray[np.uint8], spec: ModelSpec) -> NDArray[np.generic]:
-    """uint8 RGB [B, H, W, 3] to the graph's input."""
-    if spec.input == "rgb8":
-        return np.ascontiguousarray(pictures)
-    scaled = (pictures.astype(np.float32) / 255 - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
 
 
 def load_pictures(path: Path, height: int, width: int, count: int) -> list[NDArray[np.uint8]]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkcam.engines import Engine, open_engine
+from dkcam.engines.engine import graph_input
 from dkcam.errors import InputError, ModelFileError
 from dkcam.runtime.explanation import Explanation
 from dkcam.runtime.geometry import Fit
@@ -67,11 +68,7 @@ class Explainer:
         check_frame(frame)
         spec = self.spec
         fit = Fit(frame.shape[0], frame.shape[1], spec.height, spec.width, self.resize)
-        image: NDArray[Any] = fit.to_input(frame)[None]
-        if spec.input == "tensor":
-            scaled = (image.astype(np.float32) / 255 - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
-            image = np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
-        return Prepared(image, fit)
+        return Prepared(graph_input(fit.to_input(frame)[None], spec), fit)
 
     def infer(self, prepared: Prepared) -> Explanation:
         """Run the engine on a prepared frame."""
