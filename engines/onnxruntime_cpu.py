@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +15,23 @@ from numpy.typing import NDArray
 
 from dkcam.engines.engine import Outputs, check_inputs
 from dkcam.errors import EngineError, ModelFileError
+from dkcam.files import Replacement
 from dkcam.spec import SPEC_KEY, ModelSpec
 
 CACHE_VARIABLE = "DKCAM_CACHE"
 KEPT = 32  # optimised graphs in the cache; the oldest go first
 
 
-def cache_folder() -> Path:
-    """$DKCAM_CACHE, else $XDG_CACHE_HOME/dkcam, else ~/.cache/dkcam."""
+def cache_folder() -> Path | None:
+    """$DKCAM_CACHE, else $XDG_CACHE_HOME/dkcam, else ~/.cache/dkcam; None for a user without a home folder."""
     named = os.environ.get(CACHE_VARIABLE)
     if named:
         return Path(named)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "dkcam"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "dkcam"
+    except RuntimeError:
+        return None
 
 
 class OnnxRuntimeCpu:
@@ -49,22 +55,17 @@ class OnnxRuntimeCpu:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # small blocks handed out one by one: a thread that lost its core for a moment does not keep the others waiting
         options.add_session_config_entry("session.dynamic_block_base", "4")
+        open_session = partial(onnxruntime.InferenceSession, sess_options=options, providers=["CPUExecutionProvider"])
         kept = self._cached_path(onnxruntime.__version__) if cache else None
-        session = self._open(onnxruntime, options, kept.read_bytes(), source, quiet=True) if kept and kept.is_file() else None
+        session = None
+        if kept is not None:
+            session = _from_cache(open_session, kept) or _into_cache(open_session, options, data, kept)
         if session is None:
-            temporary = None
-            if kept is not None:
-                temporary = kept.with_name(f".{kept.name}.{os.getpid()}")
-                try:
-                    kept.parent.mkdir(parents=True, exist_ok=True)
-                    temporary.write_bytes(b"")
-                    options.optimized_model_filepath = str(temporary)
-                except OSError:
-                    temporary = None
-            session = self._open(onnxruntime, options, data, source, quiet=False)
-            if temporary is not None and kept is not None:
-                _keep(temporary, kept)
-        assert session is not None
+            try:
+                session = open_session(data)
+            except Exception as error:  # onnxruntime raises its own classes, which share no base but Exception
+                first = str(error).strip().splitlines()[0][:160]
+                raise ModelFileError(f"{source} is not a whole ONNX model ({first}); export it again with dk-export") from error
         self._session = session
         text = session.get_modelmeta().custom_metadata_map.get(SPEC_KEY)
         if text is None:
@@ -76,26 +77,30 @@ class OnnxRuntimeCpu:
         self._names = [output.name for output in session.get_outputs()]
         self._inputs = {value.name for value in session.get_inputs()}
 
-    def _cached_path(self, version: str) -> Path:
+    def _cached_path(self, version: str) -> Path | None:
         # the optimiser's choices depend on the processor's instruction set as well
         kind = f"{version}-{platform.machine()}-{_processor()}"
-        return cache_folder() / f"{self.sha256[:32]}-{kind}.onnx"
-
-    @staticmethod
-    def _open(onnxruntime: Any, options: Any, data: bytes, source: str, *, quiet: bool) -> Any:
-        try:
-            return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises its own classes, which share no base but Exception
-            if quiet:
-                return None
-            first = str(error).strip().splitlines()[0][:160]
-            raise ModelFileError(f"{source} is not a whole ONNX model ({first}); export it again with dk-export") from error
+        folder = cache_folder()
+        return folder / f"{self.sha256[:32]}-{kind}.onnx" if folder else None
 
     def _check_interface(self, source: str) -> None:
-        have = {value.name for value in (*self._session.get_inputs(), *self._session.get_outputs())}
-        missing = [name for name in ("image", *self.spec.outputs) if name not in have]
-        if missing:
-            raise ModelFileError(f"{source} lacks {missing[0]}, which its {SPEC_KEY} names; export it again with dk-export")
+        spec, again = self.spec, "export it again with dk-export"
+        shapes = {value.name: value.shape for value in (*self._session.get_inputs(), *self._session.get_outputs())}
+        for name in ("image", *spec.outputs, *(["key_mask"] if spec.samples else [])):
+            if name not in shapes:
+                raise ModelFileError(f"{source} lacks {name}, which its {SPEC_KEY} names; {again}")
+        tokens = spec.tokens() if "size" not in spec.dynamic else None
+        picture = [spec.height, spec.width] if "size" not in spec.dynamic else [None, None]
+        expected = {
+            "image": [None, *picture, 3] if spec.input == "rgb8" else [None, 3, *picture],
+            "key_mask": [spec.samples, tokens, tokens],
+            "logits": [None, len(spec.labels)],
+            "probabilities": [None, len(spec.labels)],
+        }
+        for name, shape in expected.items():
+            found = shapes.get(name, shape)
+            if len(found) != len(shape) or any(isinstance(a, int) and b is not None and a != b for a, b in zip(found, shape, strict=True)):
+                raise ModelFileError(f"{source}: {name} has shape {found}, its {SPEC_KEY} says {shape}; {again}")
 
     def run(self, image: NDArray[Any], classes: NDArray[np.int64], key_mask: NDArray[np.bool_] | None = None) -> Outputs:
         """See ``Engine.run``. The arrays are fresh at every call."""
@@ -126,15 +131,31 @@ def _processor() -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _keep(temporary: Path, kept: Path) -> None:
-    """Move a finished file into the cache and drop the oldest entries."""
+def _from_cache(open_session: Callable[[bytes], Any], kept: Path) -> Any:
+    """None where there is no entry, or none that can be used."""
     try:
-        if temporary.stat().st_size:
-            temporary.replace(kept)
-        files = sorted(kept.parent.glob("*.onnx"), key=lambda p: p.stat().st_mtime)
-        for old in files[:-KEPT]:
+        return open_session(kept.read_bytes())
+    except Exception:  # as above: a missing, unreadable or damaged entry only costs time
+        return None
+
+
+def _into_cache(open_session: Callable[[bytes], Any], options: Any, data: bytes, kept: Path) -> Any:
+    """Open the file, keep the optimised graph and drop the oldest entries; None where that fails (no space, read-only)."""
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        replacement = Replacement(kept, EngineError)
+    except (OSError, EngineError):
+        return None
+    try:
+        options.optimized_model_filepath = str(replacement.temporary)
+        session = open_session(data)
+        if replacement.temporary.stat().st_size:
+            replacement.keep()
+        for old in sorted(kept.parent.glob("*.onnx"), key=lambda p: p.stat().st_mtime)[:-KEPT]:
             old.unlink(missing_ok=True)
-    except OSError:
-        pass
+        return session
+    except Exception:  # as above
+        return None
     finally:
-        temporary.unlink(missing_ok=True)
+        options.optimized_model_filepath = ""
+        replacement.discard()

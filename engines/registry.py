@@ -10,6 +10,7 @@ from pathlib import Path
 from dkcam.engines.engine import Engine
 from dkcam.engines.onnxruntime_cpu import OnnxRuntimeCpu
 from dkcam.errors import EngineError, ModelFileError
+from dkcam.files import exists, read_file
 
 log = logging.getLogger("dkcam")
 
@@ -37,18 +38,9 @@ def open_engine(path: str | Path, device: str = "auto", *, threads: int = 0, cac
     graphs on disk. Errors: ModelFileError for the file, EngineError for the device.
     """
     path = Path(path)
-    if not path.exists():
-        raise ModelFileError(f"{path} does not exist; expected a model exported with dk-export (model.onnx)")
-    if path.is_dir():
-        raise ModelFileError(f"{path} is a folder; expected a model exported with dk-export (model.onnx)")
-    if path.suffix in (".pt", ".pth", ".safetensors"):
+    if path.suffix in (".pt", ".pth", ".safetensors") and exists(path):
         raise ModelFileError(f"{path} is a checkpoint; export it first: dk-export {path}")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error
-    if not data:
-        raise ModelFileError(f"{path} is empty; expected a model exported with dk-export (model.onnx)")
+    data = read_file(path, "a model exported with dk-export (model.onnx)", ModelFileError)
     return open_bytes(data, str(path), device, threads=threads, cache=cache)
 
 

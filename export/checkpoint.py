@@ -6,8 +6,9 @@ Nothing here ever unpickles code: torch files are read with ``weights_only=True`
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
+import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,8 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dkcam.errors import CheckpointError
+from dkcam.errors import CheckpointError, DkcamError
 from dkcam.export.model import ModelConfig, ResNet, scaled
+from dkcam.files import read_file, write_file
+from dkcam.spec import STRIDE, check_values
 
 FORMAT = "dkcam-checkpoint-1"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -68,14 +71,14 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, half: bool = False) -
         "notes": dict(checkpoint.notes or {}),
         "weights": weights,
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        torch.save(document, temporary)
-        temporary.replace(path)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_torch(path, document, CheckpointError)
+
+
+def save_torch(path: Path, document: Any, error: type[DkcamError]) -> None:
+    """``torch.save`` as a whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save(document, buffer)
+    write_file(path, buffer.getvalue(), error)
 
 
 def load_checkpoint(
@@ -90,7 +93,7 @@ def load_checkpoint(
     Errors: CheckpointError, one line, for a missing, empty, truncated or pickled file and for shapes that are not
     a ResNet-50's.
     """
-    data = _read(path)
+    data = read_file(path, "a checkpoint (.pt, .pth or .safetensors)", CheckpointError)
     digest = hashlib.sha256(data).hexdigest()
     document, described = _parse(path, data)
     if isinstance(document, Mapping) and document.get("format") == FORMAT:
@@ -120,24 +123,8 @@ def _with_variant(config: ModelConfig, variant: str) -> ModelConfig:
         raise CheckpointError(str(error)) from error
 
 
-def _read(path: Path) -> bytes:
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist; expected a checkpoint (.pt, .pth or .safetensors)")
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; expected a checkpoint file (.pt, .pth or .safetensors)")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    if not data:
-        raise CheckpointError(f"{path} is empty; expected a checkpoint (.pt, .pth or .safetensors)")
-    return data
-
-
 def _parse(path: Path, data: bytes) -> tuple[Any, Mapping[str, str]]:
     """The file's content, and safetensors' own metadata (empty for torch files)."""
-    import io
-    import pickle
 
     if path.suffix == ".safetensors" or data[8:9] == b"{":
         from safetensors import SafetensorError
@@ -174,22 +161,34 @@ def _from_own(path: Path, document: Mapping[str, Any]) -> Checkpoint:
         config = dict(document["config"])
         config["grid"] = tuple(config["grid"]) if config.get("grid") else None
         size = document["size"]
-        labels = tuple(str(label) for label in document["labels"])
+        height, width = size if size is not None else (STRIDE, STRIDE)
+        mean, std = tuple(document["mean"]), tuple(document["std"])
+        labels = document["labels"]
+        check_values({"labels": tuple(labels) if isinstance(labels, list) else labels, "height": height, "width": width})
+        check_values({"mean": mean, "std": std, "resize": document["resize"], "mask_ratio": config["mask_ratio"], "grid": config["grid"]})
+        check_values({"classes": config["classes"], "model_width": config["width"]})
         settings = ModelConfig(**config)
         if len(labels) != settings.classes:
             raise ValueError(f"{len(labels)} labels for {settings.classes} classes")
         return Checkpoint(
             config=settings,
-            weights=document["weights"],
-            labels=labels,
-            size=(int(size[0]), int(size[1])) if size else None,
-            mean=tuple(document["mean"]),
-            std=tuple(document["std"]),
-            resize=str(document["resize"]),
+            weights=_tensors(document["weights"]),
+            labels=tuple(labels),
+            size=(height, width) if size is not None else None,
+            mean=mean,
+            std=std,
+            resize=document["resize"],
             notes=dict(document.get("notes") or {}),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is a dkcam checkpoint with a damaged description: {_first_line(error)}") from error
+
+
+def _tensors(weights: Any) -> Mapping[str, Tensor]:
+    """ValueError for anything but a dict of tensors."""
+    if not isinstance(weights, Mapping) or not all(isinstance(v, Tensor) for v in weights.values()):
+        raise ValueError(f"weights is a {type(weights).__name__}, expected names with tensors")
+    return weights
 
 
 def _from_state_dict(path: Path, document: Any, described: Mapping[str, str]) -> Checkpoint:
@@ -210,8 +209,20 @@ def _from_state_dict(path: Path, document: Any, described: Mapping[str, str]) ->
     classes, channels = weights["fc.weight"].shape
     variant = described.get("variant", "plain")
     config = _with_variant(ModelConfig(classes=int(classes), width=_width_of(int(channels))), variant)
-    labels = tuple(json.loads(described["labels"])) if "labels" in described else tuple(f"class {i}" for i in range(classes))
+    labels = _described_labels(path, described["labels"], classes) if "labels" in described else tuple(f"class {i}" for i in range(classes))
     return Checkpoint(config=config, weights=weights, labels=labels)
+
+
+def _described_labels(path: Path, text: str, classes: int) -> tuple[str, ...]:
+    try:
+        labels = json.loads(text)
+        labels = tuple(labels) if isinstance(labels, list) else labels
+        check_values({"labels": labels})
+        if len(labels) != classes:
+            raise ValueError(f"{len(labels)} labels for {classes} classes")
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its metadata's labels are damaged ({_first_line(error)}); give --labels FILE") from error
+    return tuple(labels)
 
 
 def _width_of(channels: int) -> float:
@@ -227,9 +238,15 @@ def _check_shapes(model: ResNet, weights: Mapping[str, Tensor]) -> None:
             if name.endswith("num_batches_tracked"):
                 continue
             raise CheckpointError(f"{name} is missing; expected shape {list(value.shape)}")
-        if weights[name].shape != value.shape:
-            raise CheckpointError(f"{name} has shape {list(weights[name].shape)}, expected {list(value.shape)}")
-        if weights[name].is_floating_point() and not bool(weights[name].isfinite().all()):
+        given = weights[name]
+        if given.shape != value.shape:
+            raise CheckpointError(f"{name} has shape {list(given.shape)}, expected {list(value.shape)}")
+        if given.layout != torch.strided or given.is_quantized or given.is_meta or given.is_floating_point() != value.is_floating_point():
+            kind = "without data" if given.is_meta else f"{given.dtype} {given.layout}"
+            raise CheckpointError(f"{name} is a tensor {kind}, expected a plain one of floating-point numbers")
+        if name.endswith("running_var") and bool((given.float() < 0).any()):
+            raise CheckpointError(f"{name} holds a variance below 0; the checkpoint is damaged")
+        if given.is_floating_point() and not bool(given.float().isfinite().all()):
             raise CheckpointError(
                 f"{name} holds values that are not finite (NaN or infinity); the training diverged, use an earlier checkpoint"
             )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dkcam.errors import ExportError
+from dkcam.errors import EngineError, ExportError
 from dkcam.export.checkpoint import Checkpoint
 from dkcam.export.graph import write_graph
 from dkcam.export.options import ExportOptions
@@ -18,6 +17,7 @@ from dkcam.export.verify import TOLERANCE, Parity, verify
 from dkcam.spec import ModelSpec
 
 DEFAULT_SIZE = (224, 224)
+OUT_OF_MEMORY = ("allocate memory", "bad_alloc", "Failed to allocate")  # torch's and onnxruntime's words
 
 
 @dataclass(frozen=True)
@@ -95,19 +95,15 @@ def export(checkpoint: Checkpoint, options: ExportOptions, *, check: bool = True
     data = write_graph(checkpoint, spec)
     if not check:
         return Exported(data, spec, None)
-    parity = verify(data, checkpoint, spec, calibration)
+    try:
+        parity = verify(data, checkpoint, spec, calibration)
+    except (MemoryError, RuntimeError, EngineError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        raise ExportError(
+            f"there is not enough memory to verify {spec.height}x{spec.width} pixels with {spec.samples} masks; "
+            "try a smaller --size, --batch or --samples, or --no-verify"
+        ) from error
     parity.check()
     spec = replace(spec, verified=True, parity=parity.worst())
     return Exported(write_graph(checkpoint, spec), spec, parity)
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write under a temporary name and move into place. Errors: ExportError when the place is not writable."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        raise ExportError(f"{path} cannot be written: {error.strerror}; choose another place with -o") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dkcam.spec import VARIANTS
+
 BLOCKS = (3, 4, 6, 3)
-VARIANTS = ("plain", "dropout", "dropkey")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dkcam.errors import ExportError
-from dkcam.spec import METHODS, OUTPUTS, STRIDE
+from dkcam.spec import LONGEST_SIDE, METHODS, MOST_SAMPLES, OUTPUTS, STRIDE
 
 DEFAULT_OUTPUTS = ("logits", "probabilities", "explained", "weights", "heatmap")
 
@@ -48,8 +48,10 @@ class ExportOptions:
             raise ExportError(f"--batch {least}:{most}: expected 1 or more, and the first not above the second")
         if least != most and "batch" not in self.dynamic:
             raise ExportError(f"--batch {least}:{most} is a range; add --dynamic batch, or give one number")
-        if self.samples < 0:
-            raise ExportError(f"--samples {self.samples}: expected 0 or more masks")
+        if self.size is not None and max(self.size) > LONGEST_SIDE:
+            raise ExportError(f"--size {self.size[0]}x{self.size[1]}: expected sides of up to {LONGEST_SIDE} pixels")
+        if not 0 <= self.samples <= MOST_SAMPLES:
+            raise ExportError(f"--samples {self.samples}: expected 0 to {MOST_SAMPLES} masks")
         if self.explain is not None and self.explain < 1:
             raise ExportError(f"--classes {self.explain}: expected 1 or more")
         if self.mask_ratio is not None and not 0 <= self.mask_ratio < 1:

@@ -46,12 +46,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Parity:
-    """All rows, how much two pictures' heatmaps differ (0..1; a frozen gradient gives 0), and how many ReLU units lay
+    """All rows, how much two pictures' heatmaps differ (0..1; a frozen gradient gives 0, no heatmap None), and how many ReLU units lay
     so near zero that float32 and float64 see different signs (``Reference``).
     """
 
     rows: tuple[Row, ...] = ()
-    input_dependence: float = math.nan
+    input_dependence: float | None = None
     kinks: int = 0
     images: dict[str, int] = field(default_factory=dict)
 
@@ -71,8 +71,11 @@ class Parity:
                 f"{row.output} differs from autograd by {row.relative:.1e} of its maximum on {row.pictures} pictures, "
                 f"tolerance {TOLERANCE:.0e}; nothing was written"
             )
-        if self.input_dependence < 1e-6:
-            raise ParityError("two different pictures gave the same heatmap: the gradient is frozen in the graph; nothing was written")
+        if self.input_dependence is not None and self.input_dependence < 1e-6:
+            raise ParityError(
+                "different pictures gave the same heatmap: the gradient is frozen in the graph, or the heatmap is zero everywhere "
+                "(an untrained model?); nothing was written"
+            )
 
 
 def verify(data: bytes, checkpoint: Checkpoint, spec: ModelSpec, calibration: Path | None = None) -> Parity:
@@ -123,13 +126,13 @@ def _crosses_relus(spec: ModelSpec) -> bool:
     return spec.layer != "layer4" and bool(set(spec.outputs) & {"weights", "heatmap", "heatmap_std", "gradient"})
 
 
-def _dependence(maps: Sequence[NDArray[np.generic]]) -> float:
+def _dependence(maps: Sequence[NDArray[np.generic]]) -> float | None:
     """Largest difference between two pictures' heatmaps of the same rank, relative to the largest value."""
-    if len(maps) < 2:
-        return math.inf  # no heatmap in this graph
+    if not maps:
+        return None
     stack = np.stack([m.astype(np.float64) for m in maps])
     top = float(np.abs(stack).max())
-    return float((stack.max(0) - stack.min(0)).max()) / top if top > 0 else math.inf
+    return float((stack.max(0) - stack.min(0)).max()) / top if top > 0 else 0.0
 
 
 def _noise(rng: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:

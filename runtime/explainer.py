@@ -105,8 +105,11 @@ def class_number(spec: ModelSpec, name: str | int) -> int:
         number = name
     else:
         lowered = [label.lower() for label in spec.labels]
-        if name.lower() in lowered:
-            return lowered.index(name.lower())
+        holders = [number for number, label in enumerate(lowered) if label == name.lower()]
+        if len(holders) > 1:
+            raise InputError(f"{name!r} is the label of classes {', '.join(map(str, holders))}; give the number")
+        if holders:
+            return holders[0]
         try:
             number = int(name)
         except ValueError:

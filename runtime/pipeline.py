@@ -78,7 +78,7 @@ class Pipeline:
         check_style(self._style.alpha, self._style.colormap, self._style.layout)
         self._max_frames, self._on_result = max_frames, on_result
         self.stop = threading.Event()
-        self.interrupted = False  # set by a signal handler, together with stop
+        self.interrupted = ""  # what a signal handler was called for, set together with stop
         self._ready: queue.Queue[_Ready | None] = queue.Queue(1 if source.live else DEPTH)
         self._done: queue.Queue[tuple[_Ready, Explanation, float] | None] = queue.Queue(DEPTH)
         self._failures: list[BaseException] = []

@@ -6,8 +6,9 @@ null:        nothing           events.jsonl   one JSON line a frame
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable
+from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -16,18 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkcam.errors import SinkError
+from dkcam.files import Replacement, check_target, exists, write_file
 from dkcam.runtime.result import Result
 
 
 class Sink(Protocol):
-    """pictures: whether it shows overlays. write: one result, False asks the run to stop. close: finish the output."""
+    """pictures: whether it shows overlays. write: one result, False asks the run to stop.
+
+    close: finish the output and return where it is, None where there is none. A run that broke off (complete False)
+    replaces no older file: what it has goes to NAME.partial.EXT beside it.
+    """
 
     name: str
     pictures: bool
 
     def write(self, result: Result) -> bool: ...
 
-    def close(self) -> None: ...
+    def close(self, complete: bool = True) -> Path | None: ...
 
 
 def open_sink(uri: str, fps: float | None) -> Sink:
@@ -44,37 +50,13 @@ def open_sink(uri: str, fps: float | None) -> Sink:
         return JsonLines(path)
     if suffix == ".mp4":
         return Video(path, fps or 25.0)
-    if uri.endswith("/") or path.is_dir() or not suffix:
+    if uri.endswith("/") or not suffix or (exists(path) and path.is_dir()):
         return Folder(path)
     raise SinkError(f"{uri}: expected window:, null:, a .mp4 or .jsonl file, or a folder/ ending in a slash")
 
 
-def _temporary(path: Path, suffix: str) -> Path:
-    """A name beside the target; checks that the place is writable."""
-    if not path.parent.is_dir():
-        raise SinkError(f"{path} cannot be written: {path.parent} is not a folder; create it first")
-    if path.is_dir():
-        raise SinkError(f"{path} cannot be written: it is a folder")
-    name = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
-    try:
-        name.touch()
-    except OSError as error:
-        raise SinkError(f"{path} cannot be written: {error.strerror}; choose another place") from error
-    return name
-
-
-def _move(temporary: Path, path: Path) -> None:
-    try:
-        temporary.replace(path)
-    except OSError as error:
-        raise SinkError(f"{path} cannot be written: {error.strerror}; the result is in {temporary}") from error
-
-
-def _guarded(path: Path, action: Callable[[], Any]) -> Any:
-    try:
-        return action()
-    except OSError as error:
-        raise SinkError(f"{path} cannot be written: {error.strerror or error}") from error
+def _finish(output: Replacement, complete: bool) -> Path:
+    return output.keep() if complete else output.set_aside()
 
 
 class Null:
@@ -85,7 +67,7 @@ class Null:
     def write(self, result: Result) -> bool:
         return True
 
-    def close(self) -> None:
+    def close(self, complete: bool = True) -> None:
         """Nothing is open."""
 
 
@@ -95,35 +77,43 @@ class JsonLines:
     pictures = False
 
     def __init__(self, path: Path) -> None:
-        self.name, self._path = str(path), path
-        self._temporary = _temporary(path, "")
-        self._file: TextIO = self._temporary.open("w", encoding="utf-8")
+        check_target(path, {}, SinkError)
+        self.name = str(path)
+        self._output = Replacement(path, SinkError)
+        self._file: TextIO = self._output.temporary.open("w", encoding="utf-8")
         self._count = 0
 
     def write(self, result: Result) -> bool:
-        _guarded(self._path, lambda: self._file.write(result.to_json() + "\n"))
+        try:
+            self._file.write(result.to_json() + "\n")
+        except OSError as error:
+            raise self._output.failure(error) from error
         self._count += 1
         return True
 
-    def close(self) -> None:
-        _guarded(self._path, self._file.close)
+    def close(self, complete: bool = True) -> Path | None:
+        try:
+            self._file.close()
+        except OSError as error:
+            self._output.discard()
+            raise self._output.failure(error) from error
         if self._count:
-            _move(self._temporary, self._path)
-        else:
-            self._temporary.unlink(missing_ok=True)  # no frame came: an earlier file stays
+            return _finish(self._output, complete)
+        self._output.discard()  # no frame came: an earlier file stays
+        return None
 
 
 class Folder:
-    """Overlays as PNG: 000000.png, or the source picture's own name."""
+    """Overlays as PNG: 000000.png, or the source picture's own name; names that come twice get a number."""
 
     pictures = True
 
     def __init__(self, path: Path) -> None:
         self.name, self._path = str(path), path
+        self._written: Counter[str] = Counter()
         try:
             path.mkdir(parents=True, exist_ok=True)
-            probe = _temporary(path / "probe", "")
-            probe.unlink()
+            Replacement(path / "probe", SinkError).discard()
         except OSError as error:
             raise SinkError(f"{path} cannot be made a folder: {error.strerror}; choose another place") from error
 
@@ -131,17 +121,18 @@ class Folder:
         import cv2
 
         assert result.picture is not None
-        target = self._path / f"{result.frame.name or format(result.frame.index, '06d')}.png"
-        temporary = target.with_name(f".{target.name}")
+        name = result.frame.name or format(result.frame.index, "06d")
+        self._written[name] += 1
+        target = self._path / (f"{name}.png" if self._written[name] == 1 else f"{name}_{self._written[name]}.png")
         done, data = cv2.imencode(".png", result.picture)
         if not done:
             raise SinkError(f"{target} cannot be encoded as PNG ({result.picture.shape[1]}x{result.picture.shape[0]} pixels)")
-        _guarded(target, lambda: temporary.write_bytes(data.tobytes()))
-        _move(temporary, target)
+        write_file(target, data.tobytes(), SinkError)
         return True
 
-    def close(self) -> None:
+    def close(self, complete: bool = True) -> Path | None:
         """Every picture is finished already."""
+        return self._path if self._written else None
 
 
 class Video:
@@ -150,9 +141,10 @@ class Video:
     pictures = True
 
     def __init__(self, path: Path, fps: float) -> None:
-        self.name, self._path = str(path), path
+        check_target(path, {}, SinkError)
+        self.name = str(path)
         self._rate = Fraction(fps).limit_denominator(1001)
-        self._temporary = _temporary(path, ".mp4")
+        self._output = Replacement(path, SinkError, suffix=".mp4")
         self._container: Any = None
         self._stream: Any = None
         self._started = False
@@ -173,39 +165,36 @@ class Video:
             self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
             self._started = True
         except (av.FFmpegError, OSError, ValueError) as error:
-            if not self._started:
-                self._give_up()
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise self._output.failure(error) from error
             raise SinkError(
-                f"{self._path} cannot be encoded at {picture.shape[1]}x{picture.shape[0]} pixels ({error}); use a folder/ sink"
+                f"{self.name} cannot be encoded as H.264 at {picture.shape[1]}x{picture.shape[0]} pixels; use a folder/ sink"
             ) from error
         return True
 
     def _open(self, height: int, width: int) -> None:
         import av
 
-        self._container = av.open(str(self._temporary), "w", options={"movflags": "+faststart"})
+        self._container = av.open(str(self._output.temporary), "w", options={"movflags": "+faststart"})
         stream: Any = self._container.add_stream("libx264", rate=self._rate)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         stream.options = {"preset": "ultrafast", "crf": "20"}
         self._stream = stream
 
-    def _give_up(self) -> None:
-        """Nothing was encoded: leave no file behind, an earlier one stays."""
-        self._container = None
-        self._temporary.unlink(missing_ok=True)
-
-    def close(self) -> None:
+    def close(self, complete: bool = True) -> Path | None:
         import av
 
-        if self._container is None:
-            self._give_up()
-            return
+        if not self._started:  # nothing was encoded: an earlier file stays
+            self._output.discard()
+            return None
         try:
             self._container.mux(self._stream.encode())
             self._container.close()
         except (av.FFmpegError, OSError) as error:
-            raise SinkError(f"{self._path} cannot be finished ({error}); what was encoded is in {self._temporary}") from error
-        _move(self._temporary, self._path)
+            self._output.discard()
+            reason = error if isinstance(error, OSError) else OSError(str(error))
+            raise self._output.failure(reason) from error
+        return _finish(self._output, complete)
 
 
 def _even(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -237,7 +226,7 @@ class Window:
         cv2.imshow("dkcam", result.picture)
         return cv2.waitKey(1) & 0xFF not in (27, ord("q"))
 
-    def close(self) -> None:
+    def close(self, complete: bool = True) -> None:
         import cv2
 
         cv2.destroyAllWindows()

@@ -14,12 +14,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dkcam.errors import SourceError
+from dkcam.files import exists
 from dkcam.rendered import Drive
 from dkcam.runtime.frame import Frame, Source
 from dkcam.runtime.quiet import quiet_opencv
@@ -56,9 +57,9 @@ def open_source(uri: str) -> Source:
     if scheme:
         raise SourceError(f"{uri}: {scheme.group(1)}:// is not a known source; expected rtsp, http, v4l2 or csi, a file or a folder")
     path = Path(uri)
-    if path.is_dir():
+    if exists(path) and path.is_dir():
         return Pictures(uri, sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES))
-    if not path.exists():
+    if not exists(path):
         raise SourceError(f"{uri} does not exist; expected a camera number, a video, a picture, a folder or an address")
     if not path.stat().st_size:
         raise SourceError(f"{uri} is empty; expected a video or a picture")
@@ -193,13 +194,17 @@ class DemoSource:
     live = False
 
     def __init__(self, uri: str) -> None:
-        given = parse_qs(uri[len("demo:") :].lstrip("?/"))
+        words = uri[len("demo:") :].lstrip("?/")
         try:
-            self._drive = Drive(frames=int(given.pop("frames", ["300"])[0]), seed=int(given.pop("seed", ["0"])[0]))
+            pairs = parse_qsl(words, strict_parsing=True) if words else []
+            numbers = {name: int(value) for name, value in pairs}
+            if len(numbers) < len(pairs) or not set(numbers) <= {"frames", "seed"} or min([1, *numbers.values()]) < 0:
+                raise ValueError
+            self._drive = Drive(**{"frames": 300, **numbers})
+            if self._drive.frames < 1:
+                raise ValueError
         except ValueError:
-            given["?"] = []
-        if given or self._drive.frames < 1 or self._drive.seed < 0:
-            raise SourceError(f"{uri} is not understood; expected demo: or demo:frames=100&seed=2")
+            raise SourceError(f"{uri} is not understood; expected demo: or demo:frames=100&seed=2") from None
         self.name = uri
         self.count: int | None = self._drive.frames
         self.fps: float | None = self._drive.fps

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -22,16 +25,34 @@ def user_errors(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a label or an arrow that the terminal's encoding lacks is no failure
         try:
-            return function(*args, **kwargs)
+            found = function(*args, **kwargs)
+            sys.stdout.flush()
+            return found
         except DkcamError as error:
             click.echo("error: " + " ".join(str(error).split()), err=True)
             sys.exit(1)
         except KeyboardInterrupt:
             click.echo("stopped", err=True)
             sys.exit(130)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            click.echo("error: the place that the output goes to is full; free it or choose another", err=True)
+            _forget_output()
+            sys.exit(1)
 
     return wrapped
+
+
+def _forget_output() -> None:
+    """Python would fail once more at its end, flushing what could not be written."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
 
 
 class SizeType(_ParamType):
@@ -56,7 +77,10 @@ class ListType(_ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         if isinstance(value, tuple):
             return value
-        return tuple(part.strip() for part in str(value).split(",") if part.strip())
+        parts = tuple(part.strip() for part in str(value).split(",") if part.strip())
+        if not parts:
+            self.fail("the list is empty; expected names separated by commas", param, ctx)
+        return parts
 
 
 class RangeType(_ParamType):

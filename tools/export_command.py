@@ -70,22 +70,14 @@ def main(
     Every number the file gives is compared with autograd first; outside the tolerance nothing is written.
     """
     from dkcam.export.options import ExportOptions
+    from dkcam.files import check_target, write_file
 
     if model.suffix == ".onnx":
         raise ExportError(f"{model} is exported already; give the checkpoint (.pt, .pth or .safetensors)")
     target = output or model.with_suffix(".onnx")
     for place in (target, *([report] if report else [])):
-        if not place.parent.is_dir():
-            raise ExportError(f"{place} cannot be written: {place.parent} is not a folder; create it, or choose another place")
-        if place.exists() and model.exists() and place.samefile(model):
-            raise ExportError(f"{place} is the checkpoint itself; choose another place, it would be lost")
-        if place.exists() and not place.is_dir() and not place.is_file():
-            raise ExportError(f"{place} is not a regular file; choose another place")
-        if place.exists() and labels is not None and labels.exists() and place.samefile(labels):
-            raise ExportError(f"{place} is the labels file; choose another place, it would be lost")
-        if place.is_dir():
-            raise ExportError(f"{place} cannot be written: it is a folder; give a file name")
-    if report is not None and report.absolute() == target.absolute():
+        check_target(place, {model: "the checkpoint", **({labels: "the labels file"} if labels else {})}, ExportError)
+    if report is not None and report.resolve() == target.resolve():
         raise ExportError(f"--report {report} is the model file; choose another place")
     options = ExportOptions(
         size=size,
@@ -106,13 +98,13 @@ def main(
     except ImportError as error:
         raise ExportError("dk-export needs torch and onnx; pip install 'dkcam[export]'") from error
     from dkcam.export.checkpoint import load_checkpoint
-    from dkcam.export.exporter import export, write_file
+    from dkcam.export.exporter import export
 
     checkpoint = load_checkpoint(model, variant=variant, labels=names, size=size)
     exported = export(checkpoint, options, check=not no_verify, calibration=calibration)
-    write_file(target, exported.data)
+    write_file(target, exported.data, ExportError)
     if report:
-        write_file(report, (json.dumps(exported.report(), indent=1) + "\n").encode())
+        write_file(report, (json.dumps(exported.report(), indent=1) + "\n").encode(), ExportError)
     _print(exported, model, target)
 
 
@@ -139,7 +131,7 @@ def _print(exported: Exported, model: Path, target: Path) -> None:
         for row in exported.parity.rows:
             table.add_row(row.output, row.pictures, f"{row.largest:.4g}", f"{row.error:.2g}", f"{row.relative:.1e}")
         console.print(table)
-        if exported.parity.input_dependence != float("inf"):
+        if exported.parity.input_dependence is not None:
             console.print(
                 f"Heatmaps of different pictures differ by up to {exported.parity.input_dependence:.0%} of the maximum.", highlight=False
             )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after this many frames of each source.")
 @click.option("--alpha", type=float, default=0.6, show_default=True, help="Opacity of the hottest place, 0 to 1.")
 @click.option("--colormap", default="turbo", show_default=True, help="turbo, jet, inferno, magma, plasma, viridis or hot.")
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads for inference.  [default: one per core]")
+@click.option("--threads", type=click.IntRange(0, 512), default=0, help="CPU threads for inference.  [default: one per core]")
 @user_errors
 def main(
     model: Path | None,
@@ -75,12 +74,12 @@ def main(
     if model is None:
         model = Path("model.onnx") if Path("model.onnx").is_file() else DEMO_MODEL
         click.echo(f"model: {'the bundled demo model' if model == DEMO_MODEL else model} (--model chooses another)", err=True)
-    _check_places(uris, wanted)
+    _check_places({model: "the model"} | {Path(uri): "the source" for uri in uris}, wanted)
     opened: list[Source] = []
     outputs: list[Sink] = []
     finished = False
     try:
-        explainer = load(model, device, explain=[_number(name) for name in explain or ("-1",)], resize=resize, threads=threads)
+        explainer = load(model, device, explain=explain or (-1,), resize=resize, threads=threads)
         for uri in uris:
             opened.append(open_source(uri))
         if len(opened) > 1 and any(source.live for source in opened):
@@ -96,32 +95,35 @@ def main(
         _close(outputs, finished)
 
 
-def _check_places(sources: Sequence[str], sinks: Sequence[str]) -> None:
-    """No sink twice, and no sink that would replace a source."""
+def _check_places(inputs: Mapping[Path, str], sinks: Sequence[str]) -> None:
+    """No sink twice, and none that would replace one of ``inputs`` ({path: what it is})."""
     from dkcam.errors import SinkError
+    from dkcam.files import check_target, exists
 
+    taken: set[Path] = set()
     for uri in sinks:
-        if sinks.count(uri) > 1:
+        place = Path(uri).resolve()
+        if place in taken:
             raise SinkError(f"{uri} is given twice; give each sink once")
-        folder = Path(uri)
-        if folder.is_dir() and any(Path(source).is_file() and Path(source).resolve().parent == folder.resolve() for source in sources):
-            raise SinkError(f"{uri} is the source's own folder and its pictures would be overwritten; choose another place")
-        if any(Path(source).exists() and Path(uri).exists() and Path(uri).samefile(source) for source in sources):
-            raise SinkError(f"{uri} is the source itself and would be overwritten; choose another place")
-
-
-def _number(name: str) -> str | int:
-    return int(name) if re.fullmatch(r"-?[0-9]+", name) else name
+        taken.add(place)
+        if exists(place) and place.is_dir():
+            for path, what in inputs.items():
+                if what == "the source" and exists(path) and place in (path.resolve(), path.resolve().parent):
+                    raise SinkError(f"{uri} is the source's own folder and its pictures would be overwritten; choose another place")
+        elif exists(place):
+            check_target(place, inputs, SinkError)
 
 
 def _close(outputs: Sequence[Sink], finished: bool) -> None:
-    """Finish every output, also when another one fails; an earlier error goes first."""
+    """Finish every output, also when another one fails, and say where it is; an earlier error goes first."""
     from dkcam.errors import SinkError
 
     failed: SinkError | None = None
     for sink in outputs:
         try:
-            sink.close()
+            written = sink.close(complete=finished)
+            if written is not None:
+                click.echo(f"wrote {written}")
         except SinkError as error:
             failed = failed or error
     if failed is not None and finished:
@@ -152,11 +154,8 @@ def _run_all(sources: Sequence[Source], explainer: Any, sinks: Sequence[Sink], s
         if done.frames:
             click.echo(f"{source.name.rstrip(':')}: " + "\n  ".join(summary.lines(done.frames, done.fps, done.dropped)))
         if pipeline.interrupted:
-            click.echo("stopped by Ctrl-C; outputs are complete up to here", err=True)
+            click.echo(f"stopped by {pipeline.interrupted}; outputs are complete up to here", err=True)
             break
-    for sink in sinks:
-        if sink.name not in ("null:", "window:"):
-            click.echo(f"wrote {sink.name}")
 
 
 @contextmanager
@@ -166,7 +165,7 @@ def _stop_on_interrupt(pipeline: Pipeline) -> Iterator[None]:
     def handle(number: int, frame: Any) -> None:
         if pipeline.interrupted:
             raise KeyboardInterrupt
-        pipeline.interrupted = True
+        pipeline.interrupted = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         pipeline.stop.set()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

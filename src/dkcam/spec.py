@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -14,6 +15,11 @@ STRIDE = 32  # the backbone's; heights and widths are multiples of it
 OUTPUTS = ("logits", "probabilities", "explained", "weights", "heatmap", "heatmap_std", "gradient", "features")
 METHODS = ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam")
 RESIZE_MODES = ("stretch", "letterbox", "crop")
+VARIANTS = ("plain", "dropout", "dropkey")
+INPUTS = ("rgb8", "tensor")
+TARGETS = ("any", "cpu", "gpu")
+LONGEST_SIDE = 8192  # pixels of an input
+MOST_SAMPLES = 4096
 
 
 @dataclass(frozen=True)
@@ -68,15 +74,84 @@ class ModelSpec:
             values: dict[str, Any] = json.loads(text)
             known = {f.name for f in fields(ModelSpec)}
             values = {name: _tupled(value) for name, value in values.items() if name in known}
-            spec = ModelSpec(**values)
-            if spec.resize not in RESIZE_MODES or spec.input not in ("rgb8", "tensor") or not spec.labels:
-                raise ValueError("resize, input or labels")
-            if min(int(spec.height), int(spec.width), int(spec.samples) + 1) < 1:
-                raise ValueError("height, width or samples")
-            return spec
-        except (ValueError, TypeError, AttributeError) as error:
+            check_values(values)
+            return ModelSpec(**values)
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ModelFileError(f"{source} has a damaged {SPEC_KEY} ({error}); export the model again with dk-export") from error
 
 
 def _tupled(value: Any) -> Any:
     return tuple(_tupled(item) for item in value) if isinstance(value, list) else value
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+    """Check fields of a spec or a checkpoint that came from a file, by name. ValueError: which one, and what was expected."""
+    for name, value in values.items():
+        valid, expected = _RULES[name]
+        if not valid(value):
+            shown = repr(value)
+            raise ValueError(f"{name} is {shown if len(shown) < 60 else shown[:57] + '...'}, expected {expected}")
+
+
+_Rule = tuple[Callable[[Any], bool], str]
+
+
+def _whole(value: Any, least: int, most: float = math.inf) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _number(value: Any, least: float = -math.inf, below: float = math.inf) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and least <= value < below
+
+
+def _list_of(value: Any, valid: Callable[[Any], bool], length: int | None = None) -> bool:
+    return isinstance(value, tuple) and (length is None or len(value) == length) and all(valid(item) for item in value)
+
+
+def _one_of(*names: str) -> _Rule:
+    return lambda value: value in names, f"one of {', '.join(names)}"
+
+
+def _map_of(valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, Mapping) and all(isinstance(k, str) and valid(v) for k, v in value.items())
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+_SIDE: _Rule = (
+    lambda value: _whole(value, STRIDE, LONGEST_SIDE) and value % STRIDE == 0,
+    f"a multiple of {STRIDE} from {STRIDE} to {LONGEST_SIDE}",
+)
+_TEXT: _Rule = (_text, "text")
+_RULES: Mapping[str, _Rule] = {
+    "labels": (lambda value: _list_of(value, _text) and len(value) >= 1, "a list of one or more names"),
+    "classes": (lambda value: _whole(value, 1), "a whole number of 1 or more"),
+    "height": _SIDE,
+    "width": _SIDE,
+    "variant": _one_of(*VARIANTS),
+    "model_width": (lambda value: _number(value, 1e-6, 4.0001), "a number above 0 and up to 4"),
+    "input": _one_of(*INPUTS),
+    "mean": (lambda value: _list_of(value, _number, 3), "three numbers"),
+    "std": (lambda value: _list_of(value, lambda item: _number(item, 1e-6), 3), "three numbers above 0"),
+    "resize": _one_of(*RESIZE_MODES),
+    "layer": _TEXT,
+    "method": _one_of(*METHODS),
+    "grid": (lambda value: value is None or _list_of(value, lambda item: _whole(item, 1, 1024), 2), "null or two whole numbers"),
+    "mask_ratio": (lambda value: _number(value, 0, 1), "a number from 0 to below 1"),
+    "samples": (lambda value: _whole(value, 0, MOST_SAMPLES), f"a whole number from 0 to {MOST_SAMPLES}"),
+    "explain": (lambda value: value is None or _whole(value, 1), "null or a whole number of 1 or more"),
+    "batch": (
+        lambda value: _list_of(value, lambda item: _whole(item, 1), 2) and value[0] <= value[1],
+        "two whole numbers, the first not above the second",
+    ),
+    "dynamic": (lambda value: _list_of(value, lambda item: item in ("batch", "size")), "a list of batch, size or both"),
+    "outputs": (lambda value: _list_of(value, lambda item: item in OUTPUTS) and len(value) >= 1, "a list of outputs"),
+    "precision": _TEXT,
+    "target": _one_of(*TARGETS),
+    "checkpoint_sha256": _TEXT,
+    "verified": (lambda value: isinstance(value, bool), "true or false"),
+    "parity": (_map_of(_number), "names with numbers"),
+    "versions": (_map_of(_text), "names with text"),
+}

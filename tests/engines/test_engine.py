@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -58,6 +60,50 @@ def test_a_cache_that_cannot_be_written_is_done_without(model_file: Path, tmp_pa
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DKCAM_CACHE", str(tmp_path / "file" / "below"))
     assert open_engine(model_file).run(IMAGE, TOP)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_cache_on_a_full_disk_is_done_without(model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DKCAM_CACHE", str(tmp_path))
+    touch = Path.touch
+
+    def full(path: Path, *args: Any, **kwargs: Any) -> None:
+        if path.parent == tmp_path:
+            path.symlink_to("/dev/full")
+        else:
+            touch(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "touch", full)
+    assert open_engine(model_file).run(IMAGE, TOP)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_home_folder_there_is_no_cache(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("DKCAM_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert open_engine(model_file).run(IMAGE, TOP)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("labels", ["a", "b"], "logits has shape .*, its dkcam.spec says .*2]"),
+        ("height", 96, "image has shape"),
+        ("outputs", ["logits", "features"], "lacks features"),
+        ("samples", 3, "lacks key_mask"),
+    ],
+)
+def test_a_description_of_another_graph_is_refused(model_file: Path, tmp_path: Path, name: str, value: Any, words: str) -> None:
+    model = onnx.load(model_file)
+    (entry,) = [entry for entry in model.metadata_props if entry.key == "dkcam.spec"]
+    entry.value = json.dumps({**json.loads(entry.value), name: value})
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelFileError, match=words):
+        open_engine(tmp_path / "m.onnx")
 
 
 def foreign(path: Path) -> Path:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,59 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 def test_labels_must_fit(checkpoint_file: Path) -> None:
     with pytest.raises(CheckpointError, match="5 classes, the labels file has 2"):
         load_checkpoint(checkpoint_file, labels=("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("labels", "abcde", "labels is 'abcde', expected a list"),
+        ("labels", None, "labels is None"),
+        ("size", [64], "not enough values"),
+        ("size", [64, 65], "width is 65, expected a multiple of 32"),
+        ("mean", [0.5], "mean is .*, expected three numbers"),
+        ("std", [0.0, 1.0, 1.0], "std is .*, expected three numbers above 0"),
+        ("std", [float("nan"), 1.0, 1.0], "std is .*, expected three numbers above 0"),
+        ("resize", "foo", "resize is 'foo', expected one of stretch"),
+        ("weights", None, "weights is a NoneType"),
+        ("weights", {"conv1.weight": 3}, "expected names with tensors"),
+        ("config", {"classes": 5.0, "variant": "plain", "width": 0.125, "mask_ratio": 0.3}, "classes is 5.0"),
+        ("config", [], "damaged description"),
+    ],
+)
+def test_a_damaged_description_is_named(checkpoint_file: Path, name: str, value: object, words: str) -> None:
+    document = torch.load(checkpoint_file, weights_only=True)
+    torch.save({**document, name: value}, checkpoint_file)
+    with pytest.raises(CheckpointError, match=rf"damaged description: .*{words}|{words}"):
+        load_checkpoint(checkpoint_file)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.to_sparse(), "expected a plain one of floating-point numbers"),
+        (lambda t: t.to(torch.complex64), "expected a plain one"),
+        (lambda t: t.to(torch.int32), "expected a plain one"),
+        (lambda t: t.to("meta"), "without data"),
+    ],
+)
+def test_tensors_of_another_kind_are_refused(tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor], words: str) -> None:
+    state = tiny_model("plain").state_dict()
+    state["fc.bias"] = change(state["fc.bias"])
+    torch.save(state, tmp_path / "m.pt")
+    with pytest.raises(CheckpointError, match=f"fc.bias is a tensor .*{words}"):
+        load_checkpoint(tmp_path / "m.pt")
+
+
+def test_a_negative_variance_is_refused(tmp_path: Path) -> None:
+    state = tiny_model("plain").state_dict()
+    state["bn1.running_var"][0] = -1
+    torch.save(state, tmp_path / "m.pt")
+    with pytest.raises(CheckpointError, match=r"bn1.running_var holds a variance below 0"):
+        load_checkpoint(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize("labels", ["not JSON", "[1, 2, 3, 4, 5]", '["a"]', '"abcde"', "[" * 100_000])
+def test_damaged_labels_in_safetensors_metadata(tmp_path: Path, labels: str) -> None:
+    save_file(tiny_model("plain").state_dict(), tmp_path / "m.safetensors", {"labels": labels})
+    with pytest.raises(CheckpointError, match=r"its metadata's labels are damaged .*--labels FILE"):
+        load_checkpoint(tmp_path / "m.safetensors")

@@ -9,6 +9,8 @@ import dkcam
 from dkcam.errors import InputError, ModelFileError
 from dkcam.export.exporter import export
 from dkcam.export.options import ExportOptions
+from dkcam.runtime.explainer import class_number
+from dkcam.spec import ModelSpec
 from tests.conftest import LABELS, tiny_checkpoint
 
 
@@ -90,3 +92,10 @@ def test_several_classes_side_by_side_or_tinted(model_file: Path) -> None:
 def test_unknown_styles_are_refused(model_file: Path, style: dict[str, object]) -> None:
     with pytest.raises(InputError, match="expected"):
         dkcam.load(model_file)(frame()).overlay(frame(), **style)  # type: ignore[arg-type]
+
+
+def test_labels_come_before_numbers_and_twice_is_ambiguous() -> None:
+    spec = ModelSpec(("60", "30", "crane", "Crane"), 64, 64)
+    assert class_number(spec, "30") == 1 and class_number(spec, "2") == 2 and class_number(spec, "-1") == -1
+    with pytest.raises(InputError, match="'crane' is the label of classes 2, 3; give the number"):
+        class_number(spec, "crane")

@@ -193,6 +193,23 @@ def test_a_truncated_video_keeps_what_came_and_fails(model_file: Path, clip: Cal
     assert 0 < count < 60 and len(frames_of(tmp_path / "o.mp4")) == count
 
 
+def test_a_run_that_breaks_off_keeps_older_results(model_file: Path, clip: Callable[..., Path], tmp_path: Path) -> None:
+    path = clip(frames=60, height=96, width=160)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (tmp_path / "e.jsonl").write_text("older")
+    result = run("--model", model_file, "--source", path, "--sink", tmp_path / "e.jsonl")
+    refused(result, "truncated")
+    assert (tmp_path / "e.jsonl").read_text() == "older"
+    assert len(lines(tmp_path / "e.partial.jsonl")) > 0 and "wrote " + str(tmp_path / "e.partial.jsonl") in result.stdout
+
+
+def test_nothing_written_is_not_called_written(model_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("no picture")
+    result = run("--model", model_file, "--source", tmp_path / "a.png", "--sink", tmp_path / "e.jsonl")
+    refused(result, "cannot be read as a picture")
+    assert "wrote" not in result.output and not (tmp_path / "e.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [
@@ -206,6 +223,9 @@ def test_a_truncated_video_keeps_what_came_and_fails(model_file: Path, clip: Cal
         ("ftp://somewhere/x", ["ftp:// is not a known source"]),
         ("videotestsrc ! appsink", ["GStreamer"]),
         ("demo:speed=9", ["is not understood"]),
+        ("demo:frames50", ["is not understood"]),
+        ("demo:frames=5&frames=6", ["is not understood"]),
+        ("n" * 300, ["does not exist"]),
     ],
 )
 def test_bad_sources(model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, words: list[str]) -> None:
@@ -225,6 +245,7 @@ def test_bad_sources(model_file: Path, tmp_path: Path, monkeypatch: pytest.Monke
         ("/nowhere/at/all/o.mp4", ["/nowhere/at/all is not a folder"]),
         ("/nowhere/o.jsonl", ["/nowhere is not a folder"]),
         ("/proc/frames/", ["/proc/frames cannot be made a folder"]),
+        ("n" * 300 + ".mp4", ["cannot be written: File name too long"]),
         ("o.avi", ["expected window:, null:, a .mp4"]),
         ("http://127.0.0.1:8080", ["not part of this version"]),
     ],
@@ -246,16 +267,36 @@ def test_sources_and_other_sinks_are_not_overwritten(model_file: Path, clip: Cal
     refused(run("--model", model_file, "--source", path, "--sink", path), "is the source itself")
     assert path.read_bytes() == before
     refused(run("--model", model_file, "--source", path, "--sink", tmp_path / "a.jsonl", "--sink", tmp_path / "a.jsonl"), "given twice")
+    again = tmp_path / "b" / ".." / "a.jsonl"
+    refused(run("--model", model_file, "--source", path, "--sink", tmp_path / "a.jsonl", "--sink", again), "given twice")
+    refused(run("--model", model_file, "--source", path, "--sink", tmp_path), "is the source's own folder")
 
 
 def test_a_picture_too_wide_for_h264_leaves_no_file(model_file: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "wide.png"), np.zeros((4, 20000, 3), np.uint8))
     refused(
         run("--model", model_file, "--source", tmp_path / "wide.png", "--sink", tmp_path / "o.mp4"),
-        "cannot be encoded at 20000x4",
+        "cannot be encoded as H.264 at 20000x4",
         "folder/",
     )
     assert [p.name for p in tmp_path.iterdir()] == ["wide.png"]
+
+
+def test_pictures_of_one_name_get_numbers(model_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.jpg", "a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / "in" / name), np.full((40, 30, 3), 7, np.uint8))
+    assert run("--model", model_file, "--source", tmp_path / "in", "--sink", f"{tmp_path}/out/").exit_code == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "a_2.png", "b.png"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_to_a_full_place_is_one_line(model_file: Path) -> None:
+    words = [sys.executable, "-m", "dkcam.tools.run_command", "--model", str(model_file), "--source", "demo:frames=2", "--headless"]
+    with Path("/dev/full").open("w") as full:
+        code = "from dkcam.tools.run_command import main; main()"
+        done = subprocess.run([sys.executable, "-c", code, *words[3:]], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1 and "is full" in done.stderr and "Traceback" not in done.stderr and "Exception" not in done.stderr
 
 
 def test_a_truncated_jpeg_is_refused(model_file: Path, tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
+from dkcam.export.checkpoint import load_checkpoint, save_checkpoint
 from dkcam.tools.export_command import main
 
 
@@ -70,6 +73,8 @@ def test_no_verify_is_recorded(checkpoint_file: Path, tmp_path: Path) -> None:
         (["-o", "model.pt"], "is the checkpoint itself"),
         (["-o", "no/such/folder.onnx"], "no/such is not a folder"),
         (["--calibration", "none"], "--calibration none does not exist"),
+        (["--samples", "99999999"], "--samples 99999999: expected 0 to 4096"),
+        (["--size", "64000x64000"], "expected sides of up to"),
         (["--batch", "1:4"], "add --dynamic batch"),
     ],
 )
@@ -85,4 +90,18 @@ def test_bad_options_are_one_line_and_write_nothing(
 
 def test_usage_errors_are_exit_code_2(checkpoint_file: Path) -> None:
     assert run(checkpoint_file, "--size", "big").exit_code == 2
+    assert run(checkpoint_file, "--outputs", ",").exit_code == 2
     assert run().exit_code == 2
+
+
+def test_a_model_without_any_heat_is_refused(checkpoint_file: Path) -> None:
+    checkpoint = load_checkpoint(checkpoint_file)
+    save_checkpoint(checkpoint_file, replace(checkpoint, weights={k: torch.zeros_like(v) for k, v in checkpoint.weights.items()}))
+    result = run(checkpoint_file)
+    assert result.exit_code == 1 and "the heatmap is zero everywhere" in result.stderr
+
+
+def test_the_report_of_a_graph_without_heatmap_is_plain_json(checkpoint_file: Path, tmp_path: Path) -> None:
+    assert run(checkpoint_file, "--outputs", "logits", "--report", tmp_path / "r.json").exit_code == 0
+    text = (tmp_path / "r.json").read_text()
+    assert "Infinity" not in text and json.loads(text)["input_dependence"] is None

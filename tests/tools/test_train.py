@@ -46,7 +46,7 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
     assert not (tmp_path / "broken.pt").exists()
     with pytest.raises(DataError, match="other options"):
         train(examples, tmp_path / "broken.pt", replace(OPTIONS, rate=0.02), resume=True)
-    train(examples, tmp_path / "broken.pt", replace(OPTIONS, mask_ratio=OPTIONS.mask_ratio), resume=True)
+    train(examples, tmp_path / "broken.pt", OPTIONS, resume=True)
     assert not (tmp_path / "broken.pt.state").exists()
     whole, broken = (load_checkpoint(tmp_path / f"{name}.pt") for name in ("whole", "broken"))
     assert whole.labels == examples.labels and whole.size == (64, 96)

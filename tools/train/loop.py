@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from dkcam.errors import DataError
-from dkcam.export.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, load_checkpoint, save_checkpoint
+from dkcam.export.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, load_checkpoint, save_checkpoint, save_torch
 from dkcam.export.model import ModelConfig, ResNet
 from dkcam.tools.scenes import Examples, SignSize
 from dkcam.tools.train.schedule import Schedule
@@ -177,9 +176,7 @@ def _start_model(examples: Examples, options: TrainingOptions, init: Path | None
 
 
 def _save_state(path: Path, step: int, options: TrainingOptions, model: ResNet, optimiser: torch.optim.Optimizer) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save({"step": step, "options": str(options), "model": model.state_dict(), "optimiser": optimiser.state_dict()}, temporary)
-    temporary.replace(path)
+    save_torch(path, {"step": step, "options": str(options), "model": model.state_dict(), "optimiser": optimiser.state_dict()}, DataError)
 
 
 def _load_state(path: Path, options: TrainingOptions, model: ResNet, optimiser: torch.optim.Optimizer) -> int:

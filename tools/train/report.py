@@ -25,8 +25,9 @@ from dkcam.tools.cli import user_errors
 @user_errors
 def main(model: Path, data: Path, output: Path, pictures: int) -> None:
     """Measure MODEL on DATA's validation halves and write the figures."""
+    from dkcam.errors import DataError
     from dkcam.export.checkpoint import load_checkpoint
-    from dkcam.export.exporter import write_file
+    from dkcam.files import write_file
     from dkcam.tools.scenes import Example, SignSize
     from dkcam.tools.scenes.composed import ComposedScenes
     from dkcam.tools.scenes.rendered import RenderedScenes
@@ -52,7 +53,7 @@ def main(model: Path, data: Path, output: Path, pictures: int) -> None:
         figures[name] = asdict(found)
         click.echo(f"{name}: {found.line()}")
     document = {"checkpoint_sha256": checkpoint.sha256, "input": f"{height}x{width}", "real_signs": len(signs), "figures": figures}
-    write_file(output, (json.dumps(document, indent=1) + "\n").encode())
+    write_file(output, (json.dumps(document, indent=1) + "\n").encode(), DataError)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,108 @@
+"""Files read whole and replaced whole. What is written lies under a hidden name beside its target until it is finished."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from dkcam.errors import DkcamError
+
+
+def exists(path: Path) -> bool:
+    """Whether something is there; a name that the file system cannot hold is not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def read_file(path: Path, expected: str, error: type[DkcamError]) -> bytes:
+    """The whole content. Raises ``error`` naming ``expected`` for a missing, unreadable or empty file and for a folder."""
+    if not exists(path):
+        raise error(f"{path} does not exist; expected {expected}")
+    if path.is_dir():
+        raise error(f"{path} is a folder; expected {expected}")
+    try:
+        data = path.read_bytes()
+    except OSError as reason:
+        raise error(f"{path} cannot be read: {reason.strerror}") from reason
+    if not data:
+        raise error(f"{path} is empty; expected {expected}")
+    return data
+
+
+def check_target(path: Path, inputs: Mapping[Path, str], error: type[DkcamError]) -> None:
+    """Raise ``error`` where a file cannot be written, or where it would replace one of ``inputs`` ({path: what it is})."""
+    if not exists(path.parent) or not path.parent.is_dir():
+        raise error(f"{path} cannot be written: {path.parent} is not a folder; create it, or choose another place")
+    if not exists(path):
+        return
+    if path.is_dir():
+        raise error(f"{path} cannot be written: it is a folder; give a file name")
+    if not path.is_file():
+        raise error(f"{path} is not a regular file; choose another place")
+    for other, what in inputs.items():
+        if exists(other) and path.samefile(other):
+            raise error(f"{path} is {what} itself and would be overwritten; choose another place")
+
+
+class Replacement:
+    """A file in the making; ``temporary`` is where to write it.
+
+    keep: move it to its place. set_aside: where an older file must stay, give it a name of its own. discard: remove
+    it. Raises ``error`` when the place is not writable.
+    """
+
+    def __init__(self, path: Path, error: type[DkcamError], *, suffix: str = "") -> None:
+        self.path, self._error = path, error
+        self.temporary = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
+        try:
+            self.temporary.touch()
+        except OSError as reason:
+            raise self.failure(reason) from reason
+
+    def failure(self, reason: OSError) -> DkcamError:
+        """The error to raise for a failed write."""
+        return self._error(f"{self.path} cannot be written: {reason.strerror or reason}; free or choose another place")
+
+    def keep(self) -> Path:
+        return self._move(self.path)
+
+    def set_aside(self) -> Path:
+        """Under its own name if that is free, else as NAME.partial.EXT. Returns the name."""
+        if not exists(self.path):
+            return self.keep()
+        return self._move(self.path.with_name(f"{self.path.stem}.partial{self.path.suffix}"))
+
+    def _move(self, path: Path) -> Path:
+        try:
+            return self.temporary.replace(path)
+        except OSError as reason:
+            self.discard()
+            raise self.failure(reason) from reason
+
+    def discard(self) -> None:
+        with suppress(OSError):  # nothing more can be done about a place that fails
+            self.temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: Path, error: type[DkcamError]) -> Iterator[Path]:
+    """The name to write to; moved into place when the block ends well, removed when it fails."""
+    replacement = Replacement(path, error)
+    try:
+        yield replacement.temporary
+    except OSError as reason:
+        raise replacement.failure(reason) from reason
+    else:
+        replacement.keep()
+    finally:
+        replacement.discard()
+
+
+def write_file(path: Path, data: bytes, error: type[DkcamError]) -> None:
+    """Replace the file's content as a whole."""
+    with replacing(path, error) as temporary:
+        temporary.write_bytes(data)
