@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkcam.engines import Engine, open_engine
-from dkcam.engines.engine import graph_input
 from dkcam.errors import InputError, ModelFileError
 from dkcam.runtime.explanation import Explanation
 from dkcam.runtime.geometry import Fit
+from dkcam.runtime.kernels import network_input
 from dkcam.spec import ModelSpec
 
 DEMO_MODEL = Path(str(files("dkcam"))) / "models" / "demo.onnx"
@@ -68,7 +68,8 @@ class Explainer:
         check_frame(frame)
         spec = self.spec
         fit = Fit(frame.shape[0], frame.shape[1], spec.height, spec.width, self.resize)
-        return Prepared(graph_input(fit.to_input(frame)[None], spec), fit)
+        normalise = (spec.mean, spec.std) if spec.input == "tensor" else None
+        return Prepared(network_input(frame, fit, normalise=normalise)[None], fit)
 
     def infer(self, prepared: Prepared) -> Explanation:
         """Run the engine on a prepared frame."""

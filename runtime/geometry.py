@@ -8,14 +8,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from dkcam.errors import InputError
 from dkcam.spec import RESIZE_MODES
 
-PAD_GREY = 114  # letterbox border, 0..255
+PAD_GREY = 114  # letterbox bars, 0..255
+
+
+@dataclass(frozen=True)
+class Part:
+    """Frame pixels top:bottom, left:right fill height × width input pixels from (to_top, to_left) on."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+    to_top: int
+    to_left: int
+    height: int
+    width: int
 
 
 @dataclass(frozen=True)
@@ -55,28 +68,18 @@ class Fit:
         """Input pixels per frame pixel, (y, x)."""
         return self.content[0] / self.frame_height, self.content[1] / self.frame_width
 
-    def to_input(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Frame uint8 [H, W, 3] BGR to the input's uint8 [height, width, 3] RGB. Shrinking averages areas."""
-        high, wide = self.content
-        shrinks = high <= self.frame_height and wide <= self.frame_width
-        if self.mode == "crop":
-            frame = self._cut(frame)
-            high, wide = self.height, self.width
-        resized = cv2.resize(frame, (wide, high), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        if self.mode == "letterbox":
-            top, left = self.offset
-            full = np.full((self.height, self.width, 3), PAD_GREY, np.uint8)
-            full[top : top + high, left : left + wide] = resized
-            resized = full
-        return np.asarray(cv2.cvtColor(resized, cv2.COLOR_BGR2RGB), np.uint8)
-
-    def _cut(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The part of the frame the input shows, exact to the subpixel only where the cut is whole pixels."""
+    @cached_property
+    def part(self) -> Part:
+        """Which pixels of the frame go to which pixels of the input."""
+        if self.mode != "crop":
+            (high, wide), (down, aside) = self.content, self.offset
+            return Part(0, 0, self.frame_height, self.frame_width, down, aside, high, wide)
         left, top = self.to_frame(0, 0)
         right, bottom = self.to_frame(self.width, self.height)
-        x0, y0 = max(0, round(left)), max(0, round(top))
-        x1, y1 = min(self.frame_width, max(round(right), x0 + 1)), min(self.frame_height, max(round(bottom), y0 + 1))
-        return frame[y0:y1, x0:x1]
+        # exact to the subpixel only where the cut is whole pixels
+        y0, x0 = max(0, round(top)), max(0, round(left))
+        y1, x1 = min(self.frame_height, max(round(bottom), y0 + 1)), min(self.frame_width, max(round(right), x0 + 1))
+        return Part(y0, x0, y1, x1, 0, 0, self.height, self.width)
 
     def to_frame(self, x: float, y: float) -> tuple[float, float]:
         """Input coordinates to frame coordinates."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dkcam.errors import InputError
 from dkcam.runtime.explanation import Explanation, Score
+from dkcam.runtime.kernels import overlay
 
 Picture = NDArray[np.uint8]
 
@@ -52,61 +53,36 @@ def draw(
             f"{explanation.fit.frame_height}x{explanation.fit.frame_width}"
         )
     scores = explanation.explained_scores()
-    levels = [_levels(explanation, k) for k in range(len(scores))]
-    if layout == "tint" and len(scores) > 1:
-        picture = frame
-        for k, level in enumerate(levels):
-            picture = _blend(picture, level, *_tint_tables(TINTS[k % len(TINTS)], alpha))
-        for k, score in enumerate(scores):
+    tint = layout == "tint" and len(scores) > 1
+    tables = [_tint_table(TINTS[k % len(TINTS)], alpha) if tint else _map_table(colormap, alpha) for k in range(len(scores))]
+    picture = overlay(frame, explanation.heatmap, explanation.fit, np.stack(tables), tint=tint)
+    width = frame.shape[1]
+    for k, score in enumerate(scores):
+        if tint:
             _write(picture, _caption(score), k, TINTS[k % len(TINTS)])
-        pictures = [picture]
-    else:
-        pictures = []
-        for score, level in zip(scores, levels, strict=True):
-            picture = _blend(frame, level, *_map_tables(colormap, alpha))
-            _write(picture, _caption(score), 0)
-            pictures.append(picture)
+        else:
+            _write(picture[:, k * width : (k + 1) * width], _caption(score), 0)
     if fps is not None:
-        _write(pictures[0], f"{fps:.0f} fps  {explanation.device}", -1)
-    return pictures[0] if len(pictures) == 1 else np.hstack(pictures)
-
-
-def _levels(explanation: Explanation, which: int) -> Picture:
-    """One heatmap over the frame, 0 to 255 of its own maximum."""
-    heat = explanation.heatmap[which]
-    top = float(heat.max())
-    scaled = heat * np.float32(255 / top) if top > 0 else np.zeros_like(heat)
-    return np.asarray(cv2.convertScaleAbs(explanation.fit.spread(scaled)), np.uint8)
-
-
-def _blend(frame: Picture, level: Picture, heat: Picture, keep: Picture) -> Picture:
-    """frame · keep[level] / 255 + heat[level], with 256-entry tables uint8 [256, 1, 3] that leave level 0 as it is."""
-    picture = frame.copy()
-    left, top, wide, high = cv2.boundingRect(level)  # of what is not 0: a sign's heat covers little of the frame
-    if not wide or not high:
-        return picture
-    part = (slice(top, top + high), slice(left, left + wide))
-    kept = cv2.multiply(frame[part], cv2.applyColorMap(level[part], keep), scale=1 / 255)
-    picture[part] = cv2.add(kept, cv2.applyColorMap(level[part], heat))
+        _write(picture[:, :width], f"{fps:.0f} fps  {explanation.device}", -1)
     return picture
 
 
 @lru_cache(maxsize=16)
-def _map_tables(colormap: str, alpha: float) -> tuple[Picture, Picture]:
+def _map_table(colormap: str, alpha: float) -> NDArray[np.uint32]:
     colours = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], COLORMAPS[colormap]).astype(np.float32)
-    return _tables(colours, alpha)
+    return _table(colours[:, 0], alpha)
 
 
 @lru_cache(maxsize=16)
-def _tint_tables(colour: tuple[int, int, int], alpha: float) -> tuple[Picture, Picture]:
-    return _tables(np.broadcast_to(np.array(colour, np.float32), (256, 1, 3)), alpha)
+def _tint_table(colour: tuple[int, int, int], alpha: float) -> NDArray[np.uint32]:
+    return _table(np.broadcast_to(np.array(colour, np.float32), (256, 3)), alpha)
 
 
-def _tables(colours: NDArray[np.float32], alpha: float) -> tuple[Picture, Picture]:
-    """Premultiplied colours and what remains of the frame, for each level."""
-    opacity = alpha * np.clip(np.arange(256, dtype=np.float32) / 255 * 1.5, 0, 1)[:, None, None]
-    keep = np.repeat(255 * (1 - opacity), 3, axis=2)
-    return np.asarray(colours * opacity + 0.5, np.uint8), np.asarray(keep + 0.5, np.uint8)
+def _table(colours: NDArray[np.float32], alpha: float) -> NDArray[np.uint32]:
+    """Premultiplied colours and what remains of the frame for each level, as ``kernels.overlay`` takes them; level 0 is cold."""
+    opacity = alpha * np.clip(np.arange(256, dtype=np.float32) / 255 * 1.5, 0, 1)[:, None]
+    entries = np.concatenate([colours * opacity, 255 * (1 - opacity)], axis=1)
+    return np.ascontiguousarray(np.rint(entries), np.uint8).view("<u4")[:, 0].astype(np.uint32)
 
 
 def _caption(score: Score) -> str:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from dkcam.runtime.geometry import Fit
+from dkcam.runtime.kernels import network_input
 
 FRAMES = [(540, 960), (720, 1280), (33, 77), (500, 100), (1, 1)]
 
@@ -26,7 +27,7 @@ def test_a_spot_in_the_frame_comes_back_to_its_place(mode: str, frame: tuple[int
     y, x = np.mgrid[0:height, 0:width]
     picture = np.exp(-((y + 0.5 - spot[0]) ** 2 + (x + 0.5 - spot[1]) ** 2) / (2 * (0.06 * min(frame)) ** 2))
     fit = Fit(height, width, 192, 320, mode)
-    shown = fit.to_input(np.repeat((255 * picture).astype(np.uint8)[..., None], 3, axis=2))
+    shown = network_input(np.repeat((255 * picture).astype(np.uint8)[..., None], 3, axis=2), fit)
     assert shown.shape == (192, 320, 3)
     heat = shown[..., 0].astype(np.float32)
     if mode == "letterbox":
@@ -52,12 +53,12 @@ def test_crop_leaves_unseen_parts_cold() -> None:
 def test_input_is_rgb() -> None:
     blue = np.zeros((10, 10, 3), np.uint8)
     blue[..., 0] = 255
-    assert Fit(10, 10, 32, 32).to_input(blue)[0, 0].tolist() == [0, 0, 255]
+    assert network_input(blue, Fit(10, 10, 32, 32))[0, 0].tolist() == [0, 0, 255]
 
 
 @pytest.mark.parametrize("mode", ["stretch", "letterbox", "crop"])
 @pytest.mark.parametrize("frame", [(1, 1), (1, 20000), (20000, 1), (3, 7)])
 def test_odd_shapes_pass(mode: str, frame: tuple[int, int]) -> None:
     fit = Fit(*frame, 64, 96, mode)
-    assert fit.to_input(np.full((*frame, 3), 9, np.uint8)).shape == (64, 96, 3)
+    assert network_input(np.full((*frame, 3), 9, np.uint8), fit).shape == (64, 96, 3)
     assert fit.spread(np.ones((2, 3), np.float32)).shape == frame
