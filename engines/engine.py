@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,15 +15,28 @@ from dkcam.spec import STRIDE, ModelSpec
 Outputs = Mapping[str, NDArray[Any]]
 
 
+@dataclass(frozen=True)
+class EngineOptions:
+    """threads: CPU threads in all, 0 for one per core. lanes: runs that may be in flight at once, each with its share
+    of the threads: more frames a second from files, later answers for each. cache: keep what opening computes on disk.
+    """
+
+    threads: int = 0
+    lanes: int = 1
+    cache: bool = True
+
+
 class Engine(Protocol):
     """An exported graph, ready to run on one device.
 
-    spec: the graph's description. device: what truly runs it ("cpu", "cuda:0", …). sha256: of the ONNX file.
+    spec: the graph's description. device: what truly runs it ("cpu", "cuda:0", …). sha256: of the ONNX file. lanes:
+    how many threads may call ``run`` at once.
     """
 
     spec: ModelSpec
     device: str
     sha256: str
+    lanes: int
 
     def run(self, image: NDArray[Any], classes: NDArray[np.int64], key_mask: NDArray[np.bool_] | None = None) -> Outputs:
         """One inference.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dkcam.engines.engine import Outputs, check_inputs
+from dkcam.engines.engine import EngineOptions, Outputs, check_inputs
 from dkcam.errors import EngineError, ModelFileError
 from dkcam.files import Replacement
 from dkcam.spec import SPEC_KEY, ModelSpec
@@ -37,29 +37,31 @@ def cache_folder() -> Path | None:
 class OnnxRuntimeCpu:
     """An engine on the CPU provider.
 
-    data: the ONNX file's bytes. source: its name in errors. threads: inside one operator, 0 for one per core.
-    cache: keep the optimised graph on disk; a cache that cannot be written is left out silently, it only saves time.
+    data: the ONNX file's bytes. source: its name in errors. The cache holds the optimised graph; one that cannot be
+    written is left out silently, it only saves time.
     """
 
-    def __init__(self, data: bytes, source: str, *, threads: int = 0, cache: bool = True) -> None:
+    def __init__(self, data: bytes, source: str, options: EngineOptions) -> None:
         try:
             import onnxruntime
         except ImportError as error:
             raise EngineError("onnxruntime is not installed; pip install 'dkcam[cpu]' (or 'dkcam[gpu]' on an NVIDIA machine)") from error
         self.device = "cpu"
         self.sha256 = hashlib.sha256(data).hexdigest()
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = threads
+        self.lanes = options.lanes
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = 4
+        # one lane uses onnxruntime's own default, a thread per core
+        settings.intra_op_num_threads = max(1, (options.threads or cores()) // self.lanes) if self.lanes > 1 else options.threads
         # waiting threads would otherwise spin, and take the core from the thread that reads the next frame
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # small blocks handed out one by one: a thread that lost its core for a moment does not keep the others waiting
-        options.add_session_config_entry("session.dynamic_block_base", "4")
-        open_session = partial(onnxruntime.InferenceSession, sess_options=options, providers=["CPUExecutionProvider"])
-        kept = self._cached_path(onnxruntime.__version__) if cache else None
+        settings.add_session_config_entry("session.dynamic_block_base", "4")
+        open_session = partial(onnxruntime.InferenceSession, sess_options=settings, providers=["CPUExecutionProvider"])
+        kept = self._cached_path(onnxruntime.__version__) if options.cache else None
         session = None
         if kept is not None:
-            session = _from_cache(open_session, kept) or _into_cache(open_session, options, data, kept)
+            session = _from_cache(open_session, kept) or _into_cache(open_session, settings, data, kept)
         if session is None:
             try:
                 session = open_session(data)
@@ -120,6 +122,11 @@ class OnnxRuntimeCpu:
         self._session = None
 
 
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _processor() -> str:
     """A short hash of the processor's name and features."""
     try:
@@ -139,7 +146,7 @@ def _from_cache(open_session: Callable[[bytes], Any], kept: Path) -> Any:
         return None
 
 
-def _into_cache(open_session: Callable[[bytes], Any], options: Any, data: bytes, kept: Path) -> Any:
+def _into_cache(open_session: Callable[[bytes], Any], settings: Any, data: bytes, kept: Path) -> Any:
     """Open the file, keep the optimised graph and drop the oldest entries; None where that fails (no space, read-only)."""
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +154,7 @@ def _into_cache(open_session: Callable[[bytes], Any], options: Any, data: bytes,
     except (OSError, EngineError):
         return None
     try:
-        options.optimized_model_filepath = str(replacement.temporary)
+        settings.optimized_model_filepath = str(replacement.temporary)
         session = open_session(data)
         if replacement.temporary.stat().st_size:
             replacement.keep()
@@ -157,5 +164,5 @@ def _into_cache(open_session: Callable[[bytes], Any], options: Any, data: bytes,
     except Exception:  # as above
         return None
     finally:
-        options.optimized_model_filepath = ""
+        settings.optimized_model_filepath = ""
         replacement.discard()

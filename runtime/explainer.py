@@ -6,21 +6,21 @@ import difflib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dkcam.engines import Engine, open_engine
+import dkcam
+from dkcam.engines import Engine, EngineOptions, open_engine
 from dkcam.errors import InputError, ModelFileError
 from dkcam.runtime.explanation import Explanation
 from dkcam.runtime.geometry import Fit
 from dkcam.runtime.kernels import network_input
 from dkcam.spec import ModelSpec
 
-DEMO_MODEL = Path(str(files("dkcam"))) / "models" / "demo.onnx"
+DEMO_MODEL = Path(str(dkcam.__file__)).parent / "models" / "demo.onnx"
 
 
 @dataclass(frozen=True)
@@ -128,12 +128,14 @@ def load(
     explain: Sequence[str | int] = (-1,),
     resize: str | None = None,
     threads: int = 0,
+    lanes: int = 1,
     seed: int = 0,
 ) -> Explainer:
     """Open an exported model for embedding; no torch needed.
 
     model: an .onnx file of dk-export; None opens the bundled demo model. device: auto, cpu. explain: class names or
-    numbers. resize: stretch, letterbox or crop in place of the model's own. threads: 0 for one per core. Errors:
+    numbers. resize: stretch, letterbox or crop in place of the model's own. threads: 0 for one per core. lanes:
+    frames in flight at once, where several threads call ``infer`` (see ``EngineOptions``). Errors:
     ModelFileError, EngineError, InputError.
     """
-    return Explainer(open_engine(model or DEMO_MODEL, device, threads=threads), explain=explain, resize=resize, seed=seed)
+    return Explainer(open_engine(model or DEMO_MODEL, device, EngineOptions(threads, lanes)), explain=explain, resize=resize, seed=seed)

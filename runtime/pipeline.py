@@ -1,6 +1,6 @@
-"""Reading, inference and drawing at the same time: three threads, two short queues.
+"""Reading, inference and drawing at the same time, in threads with short queues between them.
 
-    reader: read, resize  →  caller's thread: inference  →  writer: overlay, sinks
+    reader: read, resize  →  the engine's lanes: inference  →  writer: overlay, sinks, in the frames' order
 
 Files lose no frame: a full queue makes the reader wait. Live sources keep only the newest frame, older ones count as
 dropped.
@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from dkcam.runtime.explainer import Explainer, Prepared
@@ -59,8 +60,8 @@ class _Ready:
 class Pipeline:
     """Runs one source through an explainer into sinks.
 
-    stop: set it (from a signal handler, another thread) to end after the frames in flight. on_result: called in the
-    writer's thread for every result.
+    stop: set it (from a signal handler, another thread) to end after the frames in flight. on_result: called for
+    every result.
     """
 
     def __init__(
@@ -80,31 +81,31 @@ class Pipeline:
         self.stop = threading.Event()
         self.interrupted = ""  # what a signal handler was called for, set together with stop
         self._ready: queue.Queue[_Ready | None] = queue.Queue(1 if source.live else DEPTH)
-        self._done: queue.Queue[tuple[_Ready, Explanation, float] | None] = queue.Queue(DEPTH)
+        self._done: queue.Queue[tuple[_Ready, Future[tuple[Explanation, float]]] | None] = queue.Queue(DEPTH)
         self._failures: list[BaseException] = []
         self._dropped = self._written = 0
         self._first = self._last = 0.0
 
     def run(self) -> Summary:
-        """Until the source ends, ``max_frames`` is reached or ``stop`` is set.
+        """Until the source ends, ``max_frames`` is reached or ``stop`` is set. The sinks are called in this thread.
 
         Every frame that was inferred reaches the sinks, also when the source breaks off. Errors: the first one of
         any thread, after the others have finished.
         """
-        threads = [threading.Thread(target=self._guard, args=(work,), daemon=True) for work in (self._read, self._write)]
+        threads = [threading.Thread(target=self._guard, args=(work,), daemon=True) for work in (self._read, self._infer)]
         for thread in threads:
             thread.start()
         try:
-            self._infer()
+            self._write()  # here, since windows can only be drawn by the thread that opened them
         except BaseException as error:
             self._failures.insert(0, error)
             self.stop.set()
+            while self._done.get() is not None:  # let the others go on to their end
+                pass
         finally:
-            self._done.put(None)
-            threads[1].join()
             self.stop.set()
-            self._drain()
-            threads[0].join()
+            for thread in threads:
+                thread.join()
         if self._failures:
             raise self._failures[0]
         return Summary(self._written, self._last - self._first, self._dropped)
@@ -114,10 +115,11 @@ class Pipeline:
             work()
         except BaseException as error:
             self._failures.append(error)
-            if work == self._write:
+            if work == self._infer:  # a source that breaks off ends the run as its end would: what was read goes on
                 self.stop.set()
-                while self._done.get() is not None:  # let the inference thread go on to its end
-                    pass
+        finally:
+            if work == self._infer:
+                self._done.put(None)
 
     def _read(self) -> None:
         try:
@@ -156,23 +158,35 @@ class Pipeline:
                 continue
 
     def _infer(self) -> None:
-        while not self.stop.is_set():
-            try:
-                ready = self._ready.get(timeout=0.1)
-            except queue.Empty:
-                continue
-            if ready is None:
-                return
-            self._first = self._first or ready.arrived
-            start = time.perf_counter()
-            explanation = self._explainer.infer(ready.prepared)
-            self._done.put((ready, explanation, (time.perf_counter() - start) * 1e3))
+        lanes = self._explainer.engine.lanes
+        free = threading.Semaphore(lanes)  # a frame is taken when a lane is free: of a live source the newest
+        with ThreadPoolExecutor(lanes) as pool:
+            while not self.stop.is_set():
+                if not free.acquire(timeout=0.1):
+                    continue
+                try:
+                    ready = self._ready.get(timeout=0.1)
+                except queue.Empty:
+                    free.release()
+                    continue
+                if ready is None:
+                    return
+                self._first = self._first or ready.arrived
+                future = pool.submit(self._explain, ready.prepared)
+                future.add_done_callback(lambda done: free.release())
+                self._done.put((ready, future))
+
+    def _explain(self, prepared: Prepared) -> tuple[Explanation, float]:
+        start = time.perf_counter()
+        explanation = self._explainer.infer(prepared)
+        return explanation, (time.perf_counter() - start) * 1e3
 
     def _write(self) -> None:
         wanted = any(sink.pictures for sink in self._sinks)
         speed, before = 0.0, 0.0
         while (item := self._done.get()) is not None:
-            ready, explanation, infer_ms = item
+            ready, future = item
+            explanation, infer_ms = future.result()
             now = time.perf_counter()
             if before:
                 speed = 1 / (now - before) if not speed else 0.95 * speed + 0.05 / max(now - before, 1e-6)
@@ -191,10 +205,3 @@ class Pipeline:
             self._written += 1
             self._last = time.perf_counter()
             self._on_result(replace(result, picture=None))
-
-    def _drain(self) -> None:
-        while True:
-            try:
-                self._ready.get_nowait()
-            except queue.Empty:
-                return

@@ -178,7 +178,7 @@ class Video:
         self._container = av.open(str(self._output.temporary), "w", options={"movflags": "+faststart"})
         stream: Any = self._container.add_stream("libx264", rate=self._rate)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        stream.options = {"preset": "ultrafast", "crf": "20"}
+        stream.options = {"preset": "ultrafast", "crf": "23", "threads": "1"}  # the other cores have inference to do
         self._stream = stream
 
     def close(self, complete: bool = True) -> Path | None:
@@ -203,28 +203,36 @@ def _even(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 class Window:
-    """A window of OpenCV's; Esc or q ends the run."""
+    """A window of OpenCV's; Esc, q or closing it ends the run. For the thread that opened it alone."""
 
     name, pictures = "window:", True
 
     def __init__(self) -> None:
+        os.environ.setdefault("QT_LOGGING_RULES", "*.warning=false")  # it misses fonts that nothing here needs
         import cv2
 
         if not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY") and os.name == "posix" and os.uname().sysname == "Linux":
             raise SinkError("window: there is no display (DISPLAY is not set); use --headless with a .mp4, folder/ or .jsonl sink")
         try:
-            cv2.namedWindow("dkcam", cv2.WINDOW_NORMAL)
+            cv2.namedWindow("dkcam", cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
         except cv2.error as error:
             raise SinkError(
                 "window: this OpenCV has no window support (opencv-python-headless); install opencv-python or use a .mp4 sink"
             ) from error
+        self._sized = False
 
     def write(self, result: Result) -> bool:
         import cv2
 
         assert result.picture is not None
+        height, width = result.picture.shape[:2]
+        if not self._sized:
+            shrink = min(1.0, 1600 / width, 900 / height)
+            cv2.resizeWindow("dkcam", round(width * shrink), round(height * shrink))
+            self._sized = True
         cv2.imshow("dkcam", result.picture)
-        return cv2.waitKey(1) & 0xFF not in (27, ord("q"))
+        pressed = cv2.waitKey(1) & 0xFF in (27, ord("q"))
+        return not pressed and cv2.getWindowProperty("dkcam", cv2.WND_PROP_VISIBLE) >= 1
 
     def close(self, complete: bool = True) -> None:
         import cv2

@@ -23,7 +23,7 @@ from dkcam.errors import SourceError
 from dkcam.files import exists
 from dkcam.rendered import Drive
 from dkcam.runtime.frame import Frame, Source
-from dkcam.runtime.quiet import quiet_opencv
+from dkcam.runtime.process import quiet_opencv
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 OPEN_TIMEOUT_MS = 8000

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from dkcam.runtime.pipeline import Pipeline
     from dkcam.runtime.sinks import Sink
 
+MOST_LANES = 8  # each holds its own activations in memory
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--model", type=click.Path(path_type=Path), help="An .onnx file of dk-export. Default: ./model.onnx, else the demo model.")
@@ -59,8 +61,10 @@ def main(
     threads: int,
 ) -> None:
     """Draw a model's Grad-CAM heatmaps over frames, live or from files."""
+    from dkcam.engines.onnxruntime_cpu import cores
     from dkcam.errors import SinkError, SourceError
     from dkcam.runtime.explainer import DEMO_MODEL, load
+    from dkcam.runtime.kernels import is_native
     from dkcam.runtime.overlay import check_style
     from dkcam.runtime.pipeline import Style
     from dkcam.runtime.sinks import open_sink
@@ -74,14 +78,18 @@ def main(
     if model is None:
         model = Path("model.onnx") if Path("model.onnx").is_file() else DEMO_MODEL
         click.echo(f"model: {'the bundled demo model' if model == DEMO_MODEL else model} (--model chooses another)", err=True)
+    if not is_native():
+        click.echo("note: dkcam was built without a C++ compiler; OpenCV does the per-frame work, slower", err=True)
     _check_places({model: "the model"} | {Path(uri): "the source" for uri in uris}, wanted)
     opened: list[Source] = []
     outputs: list[Sink] = []
     finished = False
     try:
-        explainer = load(model, device, explain=explain or (-1,), resize=resize, threads=threads)
         for uri in uris:
             opened.append(open_source(uri))
+        # files: several frames at once, each on few threads, give more frames a second than one frame on all of them
+        lanes = 1 if any(source.live for source in opened) else min(threads or cores(), MOST_LANES)
+        explainer = load(model, device, explain=explain or (-1,), resize=resize, threads=threads, lanes=lanes)
         if len(opened) > 1 and any(source.live for source in opened):
             raise SourceError("several sources run one after the other, and a camera never ends; give one camera alone, or files only")
         rate = next((source.fps for source in opened if source.fps), None)
@@ -134,10 +142,12 @@ def _run_all(sources: Sequence[Source], explainer: Any, sinks: Sequence[Sink], s
     import cv2
 
     from dkcam.runtime.pipeline import Pipeline
+    from dkcam.runtime.process import keep_freed_memory
     from dkcam.tools.summary import RunSummary
 
     # the pipeline's threads keep the cores busy; OpenCV's own, inside each small step, only add waiting
     cv2.setNumThreads(1)
+    keep_freed_memory()
     explainer.warm_up()
     for source in sources:
         summary = RunSummary()

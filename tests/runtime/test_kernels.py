@@ -47,11 +47,14 @@ def area_matrix(inputs: int, outputs: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("frame", "size"), [((540, 960), (192, 320)), ((97, 131), (64, 96)), ((64, 96), (64, 96)), ((65, 96), (64, 96)), ((71, 20000), (32, 32))]
+    ("frame", "size"),
+    [((540, 960), (192, 320)), ((97, 131), (64, 96)), ((64, 96), (64, 96)), ((65, 96), (64, 96)), ((71, 20000), (32, 32))],
 )
 def test_shrinking_averages_areas(frame: tuple[int, int], size: tuple[int, int]) -> None:
     source = picture(*frame)
-    expected = np.einsum("yi,ijc,xj->yxc", area_matrix(frame[0], size[0]), source[..., ::-1].astype(float), area_matrix(frame[1], size[1]), optimize=True)
+    expected = np.einsum(
+        "yi,ijc,xj->yxc", area_matrix(frame[0], size[0]), source[..., ::-1].astype(float), area_matrix(frame[1], size[1]), optimize=True
+    )
     given = kernels.network_input(source, Fit(*frame, *size))
     assert given.dtype == np.uint8 and float(np.abs(given - expected).max()) <= 1
     floats = kernels.network_input(source, Fit(*frame, *size), normalise=(MEAN, STD))

@@ -20,6 +20,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+import dkcam
+from dkcam.errors import EngineError
+from dkcam.runtime.pipeline import Pipeline
+from dkcam.runtime.sinks import open_sink
+from dkcam.runtime.sources import open_source
 from dkcam.tools.run_command import main
 
 KEYS = {"frame", "source", "time_s", "top", "explained", "peak", "age_ms", "latency_ms", "dropped", "device"}
@@ -159,6 +164,35 @@ def test_an_mjpeg_camera_over_http(model_file: Path, mjpeg: str, tmp_path: Path)
     result = run("--model", model_file, "--source", mjpeg, "--sink", tmp_path / "e.jsonl", "--max-frames", 5)
     assert result.exit_code == 0, result.output
     assert 1 <= len(lines(tmp_path / "e.jsonl")) <= 5
+
+
+def test_several_lanes_give_the_same_lines_in_order(model_file: Path, clip: Callable[..., Path], tmp_path: Path) -> None:
+    path = clip(frames=40)
+    for lanes in (1, 4):
+        sink = open_sink(str(tmp_path / f"{lanes}.jsonl"), None)
+        summary = Pipeline(open_source(str(path)), dkcam.load(model_file, lanes=lanes), [sink]).run()
+        sink.close()
+        assert summary.frames == 40
+    one, four = lines(tmp_path / "1.jsonl"), lines(tmp_path / "4.jsonl")
+    assert [line["frame"] for line in four] == list(range(40))
+    for name in ("top", "explained", "peak", "time_s"):
+        assert [line[name] for line in one] == [line[name] for line in four]
+
+
+def test_an_engine_that_fails_midway_ends_the_run(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    explainer = dkcam.load(model_file, lanes=2)
+    run_engine, calls = explainer.engine.run, []
+
+    def failing(*words: Any) -> Any:
+        calls.append(1)
+        if len(calls) > 5:
+            raise EngineError("out of memory")
+        return run_engine(*words)
+
+    monkeypatch.setattr(explainer.engine, "run", failing)
+    with pytest.raises(EngineError, match="out of memory"):
+        Pipeline(open_source("demo:frames=300"), explainer, [open_sink("null:", None)]).run()
+    assert len(calls) < 40
 
 
 def test_ctrl_c_finishes_the_video(model_file: Path, tmp_path: Path) -> None:
