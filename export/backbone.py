@@ -27,7 +27,7 @@ from dkcam.export.builder import Builder
 from dkcam.export.model import ResNet
 
 
-class _Backbone(nn.Module):
+class Body(nn.Module):
     """Only the backbone of a model, so that tracing sees nothing else."""
 
     def __init__(self, model: ResNet) -> None:
@@ -48,7 +48,7 @@ class Backbone:
     """
 
     def __init__(self, model: ResNet, layer: str, builder: Builder) -> None:
-        body = _Backbone(model)
+        body = Body(model)
         self._graph = builder
         self._modules = dict(body.named_modules())
         traced = fx.Tracer().trace(body)
@@ -91,7 +91,7 @@ class Backbone:
             return graph.op("Add", *inputs)
         name, module = str(node.target), self._modules[str(node.target)]
         if isinstance(module, nn.Conv2d):
-            return graph.op("Conv", inputs[0], self._weight(f"{name}.weight", module.weight), **_geometry(module))
+            return graph.op("Conv", inputs[0], self._weight(f"{name}.weight", module.weight), **geometry(module))
         if isinstance(module, nn.BatchNorm2d):
             parts = ("weight", "bias", "running_mean", "running_var")
             weights = [self._weight(f"{name}.{part}", cast(Tensor, getattr(module, part))) for part in parts]
@@ -123,7 +123,7 @@ class Backbone:
         return arrived[self._target]
 
     def _backward_step(self, node: fx.Node, gradient: str) -> str:
-        graph, name, module = self._graph, str(node.target), self._modules[str(node.target)]
+        graph, module = self._graph, self._modules[str(node.target)]
         before, after = self._values[node.all_input_nodes[0]], self._values[node]
         if isinstance(module, nn.ReLU):
             open_ = graph.op("Cast", graph.op("Greater", after, graph.number(0.0)), to=TensorProto.FLOAT)
@@ -135,9 +135,13 @@ class Backbone:
             # input sizes are even wherever the stride is 2 (the image's are multiples of 32): one row and column to add
             extra = [stride - 1 for stride in module.stride]
             flat = self._merge(gradient, after)
-            flat = graph.op("ConvTranspose", flat, self._weight(f"{name}.weight", module.weight), output_padding=extra, **_geometry(module))
+            flat = graph.op("ConvTranspose", flat, self._backward_weight(node), output_padding=extra, **geometry(module))
             return self._split(flat, before)
         return self._max_pool_step(gradient, before, after)
+
+    def _backward_weight(self, node: fx.Node) -> str:
+        """A convolution's weights, float32."""
+        return self._weight(f"{node.target}.weight", cast(nn.Conv2d, self._modules[str(node.target)]).weight)
 
     def _max_pool_step(self, gradient: str, before: str, after: str) -> str:
         """3×3, stride 2, padding 1. Among equal elements the first in reading order gets the gradient, as in PyTorch."""
@@ -173,7 +177,8 @@ class Backbone:
         return self._graph.reshape(flat, self._graph.dims(like, 0, 1), -1, self._graph.dims(like, 1, 4))
 
 
-def _geometry(module: nn.Conv2d) -> dict[str, Any]:
+def geometry(module: nn.Conv2d) -> dict[str, Any]:
+    """A convolution's ONNX attributes."""
     padding = cast(tuple[int, int], module.padding)
     return {
         "kernel_shape": list(module.kernel_size),

@@ -66,6 +66,21 @@ class Builder:
         self._weights[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
         return name
 
+    def half(self, name: str, values: NDArray[np.float32]) -> str:
+        """A trained weight rounded to float16, under its own name; what lies beyond float16 becomes its largest."""
+        largest = float(np.finfo(np.float16).max)
+        self._weights[name] = numpy_helper.from_array(np.clip(values, -largest, largest).astype(np.float16), name)
+        return name
+
+    def dequantised(self, name: str, whole: NDArray[Any], steps: NDArray[np.float32]) -> str:
+        """Whole numbers (int8 or int32) times a step for each first index, behind a DequantizeLinear: float32."""
+        if f"{name}.whole" not in self._weights:
+            parts = {"whole": whole, "step": steps, "zero": np.zeros(len(steps), whole.dtype)}
+            for part, values in parts.items():
+                self._weights[f"{name}.{part}"] = numpy_helper.from_array(np.ascontiguousarray(values), f"{name}.{part}")
+            self.op("DequantizeLinear", *(f"{name}.{part}" for part in parts), name=name, axis=0)
+        return name
+
     def dims(self, value: str, start: int, end: int) -> str:
         """Dimensions start..end of a value's shape, int64 [end − start], read while the graph runs."""
         return self.op("Shape", value, start=start, end=end)

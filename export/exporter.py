@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from dkcam.errors import EngineError, ExportError
 from dkcam.export.checkpoint import Checkpoint
 from dkcam.export.graph import write_graph
 from dkcam.export.options import ExportOptions
+from dkcam.export.precision.build import LowPrecision, lower
+from dkcam.export.precision.search import Report
 from dkcam.export.verify import TOLERANCE, Parity, verify
 from dkcam.spec import ModelSpec
 
@@ -27,6 +29,7 @@ class Exported:
     data: bytes
     spec: ModelSpec
     parity: Parity | None
+    low: LowPrecision | None = None
 
     def report(self) -> Mapping[str, Any]:
         """What ``--report`` writes: the spec, every row, the tolerance, sizes."""
@@ -39,6 +42,8 @@ class Exported:
             "input_dependence": self.parity.input_dependence if self.parity else None,
             "kinks": self.parity.kinks if self.parity else None,
             "pictures": self.parity.images if self.parity else {},
+            "fidelity": self.low.fidelity.figures() if self.low and self.low.fidelity else None,
+            "kept": [asdict(layer) for layer in self.low.kept] if self.low else [],
             "parity": [
                 {
                     "output": r.output,
@@ -78,25 +83,39 @@ def make_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
         batch=options.batch,
         dynamic=tuple(sorted(options.dynamic)),
         outputs=options.output_names(),
+        precision=options.precision,
+        target=(options.target or "cpu") if options.precision == "int8" else "any",
         checkpoint_sha256=checkpoint.sha256,
         versions={name: version(name) for name in ("dkcam", "torch", "onnx", "onnxruntime")},
     )
 
 
-def export(checkpoint: Checkpoint, options: ExportOptions, *, check: bool = True, calibration: Path | None = None) -> Exported:
+def export(
+    checkpoint: Checkpoint,
+    options: ExportOptions,
+    *,
+    check: bool = True,
+    calibration: Path | None = None,
+    report: Report = lambda what, done, total: None,
+) -> Exported:
     """Write and verify a graph in memory.
 
     check: compare with autograd; off, the file's spec says it was not verified. calibration: road pictures to compare
-    on, in place of rendered ones. Errors: ExportError, ParityError.
+    on, and to calibrate on, in place of rendered ones. report: (what is being done, step, steps or 0) for a progress
+    display. Errors: ExportError, ParityError, FidelityError.
     """
     spec = make_spec(checkpoint, options)
     if options.explain is not None and options.explain > checkpoint.config.classes:
         raise ExportError(f"--classes {options.explain}: the model has {checkpoint.config.classes} classes")
-    data = write_graph(checkpoint, spec)
+    low = None
+    if spec.precision != "fp32":
+        low = lower(checkpoint, spec, calibration, check=check, report=report)
+        spec = low.describe(spec)
     if not check:
-        return Exported(data, spec, None)
+        return Exported(_write(checkpoint, spec, low), spec, None, low)
+    report("comparing with autograd", 0, 0)
     try:
-        parity = verify(data, checkpoint, spec, calibration)
+        parity = verify(write_graph(checkpoint, spec), checkpoint, spec, calibration)
     except (MemoryError, RuntimeError, EngineError) as error:
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
@@ -106,4 +125,8 @@ def export(checkpoint: Checkpoint, options: ExportOptions, *, check: bool = True
         ) from error
     parity.check()
     spec = replace(spec, verified=True, parity=parity.worst())
-    return Exported(write_graph(checkpoint, spec), spec, parity)
+    return Exported(_write(checkpoint, spec, low), spec, parity, low)
+
+
+def _write(checkpoint: Checkpoint, spec: ModelSpec, low: LowPrecision | None) -> bytes:
+    return write_graph(checkpoint, spec, numerics=low.numerics if low else None)

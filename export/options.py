@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dkcam.errors import ExportError
-from dkcam.spec import LONGEST_SIDE, METHODS, MOST_SAMPLES, OUTPUTS, STRIDE
+from dkcam.spec import LONGEST_SIDE, METHODS, MOST_SAMPLES, OUTPUTS, PRECISIONS, STRIDE
 
 DEFAULT_OUTPUTS = ("logits", "probabilities", "explained", "weights", "heatmap")
 
@@ -16,6 +16,7 @@ class ExportOptions:
 
     dynamic: subset of {"batch", "size"}. batch: (least, most); a fixed batch has both equal. explain: K, or None to
     leave it free. samples: DropKey masks. outputs: None for the default set (with heatmap_std when samples > 0).
+    precision: fp32, fp16 or int8. target: cpu or gpu, for int8 alone; None means cpu.
     """
 
     size: tuple[int, int] | None = None
@@ -28,6 +29,8 @@ class ExportOptions:
     mask_ratio: float | None = None
     outputs: tuple[str, ...] | None = None
     input: str = "rgb8"
+    precision: str = "fp32"
+    target: str | None = None
 
     def __post_init__(self) -> None:
         if self.size is not None and (min(self.size) < STRIDE or any(side % STRIDE for side in self.size)):
@@ -41,6 +44,10 @@ class ExportOptions:
             raise ExportError(f"--method {self.method}: expected one of {', '.join(METHODS)}")
         if self.input not in ("rgb8", "tensor"):
             raise ExportError(f"--input {self.input}: expected rgb8 or tensor")
+        if self.precision not in PRECISIONS:
+            raise ExportError(f"--precision {self.precision}: expected one of {', '.join(PRECISIONS)}")
+        if self.target is not None and (self.precision != "int8" or self.target not in ("cpu", "gpu")):
+            raise ExportError(f"--target {self.target}: expected cpu or gpu, together with --precision int8")
         if not set(self.dynamic) <= {"batch", "size"}:
             raise ExportError(f"--dynamic {','.join(self.dynamic)}: expected batch, size or batch,size")
         least, most = self.batch

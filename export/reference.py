@@ -52,7 +52,7 @@ KINK = 1e-5  # of a ReLU input's largest value: float32 cannot tell the sign of 
 
 @dataclass
 class Reference:
-    """Autograd of a module (converted to float64) for one spec.
+    """Autograd of a module (converted to ``dtype``) for one spec.
 
     At a ReLU's kink the derivative is a convention, and a value that float64 finds at +1e-9 may be −1e-9 in float32. Of
     ten million units some always are; each switches its part of the gradient on or off. ``signs`` (bool, one array a
@@ -63,9 +63,10 @@ class Reference:
     spec: ModelSpec
     signs: Sequence[NDArray[np.bool_]] = ()
     kinks: int = 0
+    dtype: torch.dtype = torch.float64
 
     def __post_init__(self) -> None:
-        self.model = self.model.double().eval()
+        self.model = self.model.to(self.dtype).eval()
         self._calls = 0
         for module in self.model.modules():
             if isinstance(module, nn.ReLU):
@@ -82,15 +83,15 @@ class Reference:
         return x * open_
 
     def normalise(self, image: NDArray[np.generic]) -> Tensor:
-        """Graph input, uint8 [B, H, W, 3] RGB or float [B, 3, H, W], to normalised float64 [B, 3, H, W]."""
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).double()
+        """Graph input, uint8 [B, H, W, 3] RGB or float [B, 3, H, W], to normalised ``dtype`` [B, 3, H, W]."""
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.dtype)
         if self.spec.input == "tensor":
             return pixels
-        mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (self.spec.mean, self.spec.std))
+        mean, std = (torch.tensor(v, dtype=self.dtype)[:, None, None] for v in (self.spec.mean, self.spec.std))
         return (pixels.permute(0, 3, 1, 2) / 255 - mean) / std
 
     def run(self, image: NDArray[np.generic], classes: NDArray[np.int64], key_mask: NDArray[np.bool_] | None) -> Arrays:
-        """All outputs the design names, float64, for one batch."""
+        """All outputs of ``dkcam.spec.OUTPUTS``, ``dtype``, for one batch."""
         x = self.normalise(image)
         masks = [None] if key_mask is None else [torch.from_numpy(mask) for mask in key_mask]
         kept: list[Tensor] = []

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from dkcam.engines import open_bytes
 from dkcam.engines.engine import graph_input
-from dkcam.errors import DkcamError, ParityError
+from dkcam.errors import ParityError
 from dkcam.export.checkpoint import Checkpoint
 from dkcam.export.graph import write_graph
+from dkcam.export.pictures import load_pictures
 from dkcam.export.reference import Reference
 from dkcam.rendered import random_scene, render
 from dkcam.spec import ModelSpec
 
 TOLERANCE = 1e-4  # of the reference's largest value
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ def verify(data: bytes, checkpoint: Checkpoint, spec: ModelSpec, calibration: Pa
     if calibration is None:
         kinds["rendered"] = [render(random_scene(rng), height, width)[0][..., ::-1] for _ in range(max(batch, 2))]
     else:
-        kinds["calibration"] = load_pictures(calibration, height, width, max(batch, 2))
+        found = load_pictures(calibration, height, width, max(batch, 2))
+        kinds["calibration"] = [found[i % len(found)] for i in range(max(batch, 2))]
     count = spec.explain or min(2, len(spec.labels))
     classes = np.array([-1, *range(count - 1)], np.int64)
     mask = None
@@ -137,34 +138,3 @@ def _dependence(maps: Sequence[NDArray[np.generic]]) -> float | None:
 
 def _noise(rng: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:
     return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def load_pictures(path: Path, height: int, width: int, count: int) -> list[NDArray[np.uint8]]:
-    """Up to ``count`` pictures (at least one, repeated to fill) from a folder, picture or video, uint8 RGB, stretched."""
-    import cv2
-
-    frames: list[NDArray[np.uint8]] = []
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
-        step = max(len(files) // count, 1)
-        loaded = [cv2.imread(str(p)) for p in files[::step][:count]]
-    elif path.is_file():
-        single = cv2.imread(str(path))
-        if single is not None:
-            loaded = [single]
-        else:
-            video, loaded = cv2.VideoCapture(str(path)), []
-            while len(loaded) < count:
-                more, frame = video.read()
-                if not more:
-                    break
-                loaded.append(frame)
-    else:
-        raise DkcamError(f"--calibration {path} does not exist; expected a folder of pictures, a picture or a video")
-    for image in loaded:
-        if image is not None:
-            resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-            frames.append(np.ascontiguousarray(resized[..., ::-1], np.uint8))
-    if not frames:
-        raise DkcamError(f"--calibration {path} holds no readable picture; expected {', '.join(PICTURE_SUFFIXES)} or a video")
-    return [frames[i % len(frames)] for i in range(max(count, len(frames)))]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +15,10 @@ from dkcam.errors import ExportError
 from dkcam.tools.cli import LIST, RANGE, SIZE, user_errors
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from dkcam.export.exporter import Exported
+    from dkcam.export.precision.fidelity import Fidelity
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,8 +48,16 @@ if TYPE_CHECKING:
     show_default=True,
     help="uint8 frames, or normalised tensors.",
 )
-@click.option("--calibration", type=click.Path(path_type=Path), help="Road pictures (folder, picture or video) to verify on.")
-@click.option("--no-verify", is_flag=True, help="Leave the comparison with autograd out; the file says so.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Of the backbone; the head stays fp32.",
+)
+@click.option("--target", type=click.Choice(["cpu", "gpu"]), help="Where an int8 file will run.  [default: cpu]")
+@click.option("--calibration", type=click.Path(path_type=Path), help="Road pictures (folder, picture or video) to verify and calibrate on.")
+@click.option("--no-verify", is_flag=True, help="Leave the comparisons with the torch model out; the file says so.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write the parity figures as JSON.")
 @user_errors
 def main(
@@ -61,6 +75,8 @@ def main(
     mask_ratio: float | None,
     outputs: tuple[str, ...] | None,
     input_: str,
+    precision: str,
+    target: str | None,
     calibration: Path | None,
     no_verify: bool,
     report: Path | None,
@@ -74,10 +90,10 @@ def main(
 
     if model.suffix == ".onnx":
         raise ExportError(f"{model} is exported already; give the checkpoint (.pt, .pth or .safetensors)")
-    target = output or model.with_suffix(".onnx")
-    for place in (target, *([report] if report else [])):
+    destination = output or model.with_suffix(".onnx")
+    for place in (destination, *([report] if report else [])):
         check_target(place, {model: "the checkpoint", **({labels: "the labels file"} if labels else {})}, ExportError)
-    if report is not None and report.resolve() == target.resolve():
+    if report is not None and report.resolve() == destination.resolve():
         raise ExportError(f"--report {report} is the model file; choose another place")
     options = ExportOptions(
         size=size,
@@ -90,6 +106,8 @@ def main(
         mask_ratio=mask_ratio,
         outputs=outputs,
         input=input_,
+        precision=precision,
+        target=target,
     )
     names = read_labels(labels) if labels else None
     # torch takes seconds to import: everything that can be refused without it has been by now
@@ -101,11 +119,24 @@ def main(
     from dkcam.export.exporter import export
 
     checkpoint = load_checkpoint(model, variant=variant, labels=names, size=size)
-    exported = export(checkpoint, options, check=not no_verify, calibration=calibration)
-    write_file(target, exported.data, ExportError)
+    with _progress() as report_step:
+        exported = export(checkpoint, options, check=not no_verify, calibration=calibration, report=report_step)
+    write_file(destination, exported.data, ExportError)
     if report:
         write_file(report, (json.dumps(exported.report(), indent=1) + "\n").encode(), ExportError)
-    _print(exported, model, target)
+    _print(exported, model, destination)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """What is being done, on a terminal; nothing otherwise."""
+    if not sys.stderr.isatty():
+        yield lambda what, done, total: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("") as status:
+        yield lambda what, done, total: status.update(f"{what} {f'{done + 1}/{total}' if total else ''}…")
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
@@ -137,10 +168,38 @@ def _print(exported: Exported, model: Path, target: Path) -> None:
             )
     else:
         console.print("Not verified (--no-verify); the file says so.")
+    if exported.low is not None and exported.low.fidelity is not None:
+        console.print(_fidelity_table(exported.low.fidelity, spec.precision))
+        for layer in exported.low.kept:
+            console.print(
+                f"{layer.name} stays in float32: in int8 it alone costs {layer.harm:.4f}; it has {layer.share:.1%} of all multiplications",
+                highlight=False,
+                soft_wrap=True,
+            )
     size = f"{spec.height}x{spec.width}" + (" (free)" if "size" in spec.dynamic else "")
+    kind = spec.precision + (f" for {spec.target}" if spec.target != "any" else "")
     console.print(
-        f"{model} → {target}: {spec.variant}, {len(spec.labels)} classes, {size}, {spec.layer}, {spec.method}, "
+        f"{model} → {target}: {spec.variant}, {len(spec.labels)} classes, {size}, {spec.layer}, {spec.method}, {kind}, "
         f"{len(exported.data) / 1e6:.1f} MB",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _fidelity_table(found: Fidelity, precision: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=f"{precision} against the float32 model, {found.frames} pictures held back", title_justify="left")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    same = f"{found.top1:.1%} of {found.confident}" if found.confident else "no frame with p ≥ 0.5"
+    for name, value in {
+        "frames with p ≥ 0.5 that keep their class": same,
+        "largest difference of a probability": f"{found.probability:.4f}",
+        "heatmaps: Pearson correlation, mean (lowest)": f"{found.pearson:.4f} ({found.worst:.4f})",
+        "heatmaps: Spearman correlation, mean": f"{found.spearman:.4f}",
+        "heatmaps: overlap of the hottest fifth (IoU)": f"{found.iou:.3f}",
+        "heatmaps: shift of the peak, cells": f"{found.peak_shift:.2f}",
+    }.items():
+        table.add_row(name, value)
+    return table

@@ -17,6 +17,7 @@ METHODS = ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam")
 RESIZE_MODES = ("stretch", "letterbox", "crop")
 VARIANTS = ("plain", "dropout", "dropkey")
 INPUTS = ("rgb8", "tensor")
+PRECISIONS = ("fp32", "fp16", "int8")
 TARGETS = ("any", "cpu", "gpu")
 LONGEST_SIDE = 8192  # pixels of an input
 MOST_SAMPLES = 4096
@@ -29,7 +30,9 @@ class ModelSpec:
     input: "rgb8" (uint8 [B, H, W, 3] RGB) or "tensor" (float32 [B, 3, H, W], normalised with mean and std of RGB
     values scaled to 0..1). resize: how frames reach the input size. batch: (least, most). samples: DropKey masks N, 0
     for none. explain: K where the graph fixes it, else None. dynamic: which of "batch" and "size" may vary.
-    target: "any", or "cpu"/"gpu" for int8. parity: largest error per output relative to the reference's maximum.
+    precision: of the backbone, fp32, fp16 or int8. target: "any", or "cpu"/"gpu" for int8. kept: its convolutions in
+    float32. parity: largest error per output of the fp32 graph relative to the reference's maximum. fidelity: figures of
+    a low-precision graph against the fp32 model.
     """
 
     labels: tuple[str, ...]
@@ -52,9 +55,11 @@ class ModelSpec:
     outputs: tuple[str, ...] = ("logits", "probabilities", "explained", "weights", "heatmap")
     precision: str = "fp32"
     target: str = "any"
+    kept: tuple[str, ...] = ()
     checkpoint_sha256: str = ""
     verified: bool = False
     parity: Mapping[str, float] = field(default_factory=dict)
+    fidelity: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def tokens(self, height: int | None = None, width: int | None = None) -> int:
@@ -148,10 +153,12 @@ _RULES: Mapping[str, _Rule] = {
     ),
     "dynamic": (lambda value: _list_of(value, lambda item: item in ("batch", "size")), "a list of batch, size or both"),
     "outputs": (lambda value: _list_of(value, lambda item: item in OUTPUTS) and len(value) >= 1, "a list of outputs"),
-    "precision": _TEXT,
+    "precision": _one_of(*PRECISIONS),
     "target": _one_of(*TARGETS),
+    "kept": (lambda value: _list_of(value, _text), "a list of names"),
     "checkpoint_sha256": _TEXT,
     "verified": (lambda value: isinstance(value, bool), "true or false"),
     "parity": (_map_of(_number), "names with numbers"),
+    "fidelity": (_map_of(_number), "names with numbers"),
     "versions": (_map_of(_text), "names with text"),
 }
