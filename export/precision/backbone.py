@@ -54,14 +54,24 @@ class MergedBackbone(Backbone):
                 continue  # written with its batch-norm
             if node in merged:
                 self._values[node] = self._merged_step(merged[node], node)
+                self._values[merged[node]] = self._values[node]  # for its shape, on the way back
             else:
-                self._values[node] = self._forward_step(node, [self._values[source] for source in node.all_input_nodes])
-                if node.all_input_nodes and all(source in self._low for source in node.all_input_nodes):
-                    self._low.add(node)
+                self._values[node] = self._plain_step(node, half)
             self._round(node)
         if half:  # the nodes that nothing uses are left out of the file
             self._values = {node: graph.op("Cast", value, to=TensorProto.FLOAT) for node, value in self._values.items()}
         return self._values[self._steps[-1]], self._values[self._target]
+
+    def _plain_step(self, node: fx.Node, half: bool) -> str:
+        inputs = [self._values[source] for source in node.all_input_nodes]
+        module = self._modules.get(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):  # not merged: float32
+            wide = [self._graph.op("Cast", value, to=TensorProto.FLOAT) for value in inputs] if half else inputs
+            value = self._forward_step(node, wide)
+            return self._graph.op("Cast", value, to=TensorProto.FLOAT16) if half else value
+        if all(source in self._low for source in node.all_input_nodes):
+            self._low.add(node)
+        return self._forward_step(node, inputs)
 
     def _merged_step(self, conv: fx.Node, bn: fx.Node) -> str:
         name, module = str(conv.target), cast(nn.Conv2d, self._modules[str(conv.target)])

@@ -11,6 +11,7 @@ from dkcam.export.exporter import make_spec
 from dkcam.export.graph import write_graph
 from dkcam.export.options import ExportOptions
 from tests.conftest import tiny_checkpoint
+from tests.export.precision.test_graphs import numerics_of
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (pip install tensorrt-rtx-cu13)")
 
@@ -38,6 +39,14 @@ def test_the_parser_takes(kind: str, half: bool) -> None:
             checkpoint, weights={k: v.half().float() if v.is_floating_point() else v for k, v in checkpoint.weights.items()}
         )
     parse(write_graph(checkpoint, make_spec(checkpoint, ExportOptions(size=(64, 96), **KINDS[kind]))))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8 gpu"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_parser_takes_low_precision(kind: str, precision: str) -> None:
+    checkpoint = tiny_checkpoint()
+    spec = make_spec(checkpoint, ExportOptions(size=(64, 96), **KINDS[kind]))
+    parse(write_graph(checkpoint, spec, numerics=numerics_of(checkpoint, precision)))
 
 
 @pytest.mark.parametrize("variant", ["plain", "dropout"])

@@ -4,12 +4,16 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import onnx
 import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from dkcam.engines import open_engine
 from dkcam.export.checkpoint import load_checkpoint, save_checkpoint
+from dkcam.export.precision.fidelity import THRESHOLDS, Thresholds
 from dkcam.tools.export_command import main
 
 
@@ -75,6 +79,7 @@ def test_no_verify_is_recorded(checkpoint_file: Path, tmp_path: Path) -> None:
         (["--calibration", "none"], "--calibration none does not exist"),
         (["--samples", "99999999"], "--samples 99999999: expected 0 to 4096"),
         (["--size", "64000x64000"], "expected sides of up to"),
+        (["--target", "gpu"], "--target gpu: expected cpu or gpu, together with --precision int8"),
         (["--batch", "1:4"], "add --dynamic batch"),
     ],
 )
@@ -86,6 +91,35 @@ def test_bad_options_are_one_line_and_write_nothing(
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert result.exit_code == 1 and len(errors) == 1 and expected in errors[0], result.output
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
+
+
+@pytest.mark.parametrize("words", [["--precision", "fp16"], ["--precision", "int8"], ["--precision", "int8", "--target", "gpu"]])
+def test_low_precision_is_judged_and_recorded(checkpoint_file: Path, tmp_path: Path, words: list[str]) -> None:
+    target = tmp_path / "low.onnx"
+    assert run(checkpoint_file, "--size", "64x96", "-o", target, "--report", tmp_path / "r.json", *words).exit_code == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    spec = open_engine(target).spec
+    assert spec.precision == words[1] and spec.target == {"fp16": "any", "int8": words[-1] if len(words) > 2 else "cpu"}[words[1]]
+    assert spec.verified and spec.fidelity == report["fidelity"] and spec.fidelity["pearson"] >= 0.97
+    assert list(spec.kept) == [layer["name"] for layer in report["kept"]]
+    full = tmp_path / "full.onnx"
+    assert run(checkpoint_file, "--size", "64x96", "-o", full, "--no-verify").exit_code == 0
+    assert target.stat().st_size < {"fp16": 0.6, "int8": 0.5}[words[1]] * full.stat().st_size
+
+
+def test_a_low_precision_file_below_the_gate_is_not_written(checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(THRESHOLDS, "fp16", Thresholds(1.1, 0.98))
+    result = run(checkpoint_file, "-o", tmp_path / "low.onnx", "--precision", "fp16")
+    assert result.exit_code == 1 and "heatmaps correlate by" in result.stderr and "--no-verify" in result.stderr
+    assert not (tmp_path / "low.onnx").exists()
+    assert run(checkpoint_file, "-o", tmp_path / "low.onnx", "--precision", "fp16", "--no-verify").exit_code == 0
+    assert open_engine(tmp_path / "low.onnx").spec.verified is False
+
+
+def test_too_few_pictures_to_calibrate_on(checkpoint_file: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 40, 3), np.uint8))
+    result = run(checkpoint_file, "--precision", "int8", "--calibration", tmp_path / "a.png")
+    assert result.exit_code == 1 and "holds 1 pictures, --precision int8 needs 14 or more" in result.stderr
 
 
 def test_usage_errors_are_exit_code_2(checkpoint_file: Path) -> None:
