@@ -13,25 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dkcam.engines.cache import cache_folder
 from dkcam.engines.engine import EngineOptions, Outputs, check_inputs
 from dkcam.errors import EngineError, ModelFileError
 from dkcam.files import Replacement
 from dkcam.spec import SPEC_KEY, ModelSpec
 
-CACHE_VARIABLE = "DKCAM_CACHE"
 KEPT = 32  # optimised graphs in the cache; the oldest go first
-
-
-def cache_folder() -> Path | None:
-    """$DKCAM_CACHE, else $XDG_CACHE_HOME/dkcam, else ~/.cache/dkcam; None for a user without a home folder."""
-    named = os.environ.get(CACHE_VARIABLE)
-    if named:
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(base) if base else Path.home() / ".cache") / "dkcam"
-    except RuntimeError:
-        return None
 
 
 class OnnxRuntimeCpu:

@@ -84,17 +84,18 @@ class ListType(_ParamType):
 
 
 class RangeType(_ParamType):
-    """N or MIN:MAX."""
+    """N, MIN:MAX or MIN:OPT:MAX, as three numbers: least, usual, most."""
 
-    name = "MIN:MAX"
+    name = "MIN:OPT:MAX"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int, int]:
         if isinstance(value, tuple):
             return value
         parts = str(value).split(":")
-        if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):
-            self.fail(f"{value!r} is not a number or a range; expected 4 or 1:8", param, ctx)
-        return int(parts[0]), int(parts[-1])
+        if len(parts) > 3 or not all(part.isascii() and part.isdigit() for part in parts):
+            self.fail(f"{value!r} is not a number or a range; expected 4, 1:8 or 1:4:8", param, ctx)
+        numbers = [int(part) for part in parts]
+        return numbers[0], numbers[1] if len(parts) == 3 else numbers[0], numbers[-1]
 
 
 SIZE, LIST, RANGE = SizeType(), ListType(), RangeType()

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from dkcam.errors import ExportError
 from dkcam.tools.cli import LIST, RANGE, SIZE, user_errors
+
+ENGINE_SUFFIXES = (".engine", ".plan")
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,7 +36,9 @@ if TYPE_CHECKING:
 @click.option("--labels", type=click.Path(path_type=Path), help="Text file with one class name per line.")
 @click.option("--size", type=SIZE, help="Input height x width, multiples of 32. Default: the checkpoint's, else 224x224.")
 @click.option("--dynamic", type=LIST, default=(), help="Leave free: batch, size or batch,size.")
-@click.option("--batch", type=RANGE, help="Pictures per inference: N, or MIN:MAX with --dynamic batch.  [default: 1]")
+@click.option(
+    "--batch", type=RANGE, help="Pictures per inference: N; MIN:MAX or, for engines, MIN:OPT:MAX with --dynamic batch.  [default: 1]"
+)
 @click.option("--layer", default="layer4", show_default=True, help="layer1 to layer4, or a module such as layer3.2.conv2.")
 @click.option("--method", default="gradcam", show_default=True, help="gradcam, gradcam++, xgradcam, layercam or hirescam.")
 @click.option("--classes", "explain", type=int, help="Fix the number of classes explained at once. Default: free.")
@@ -57,6 +62,7 @@ if TYPE_CHECKING:
 )
 @click.option("--target", type=click.Choice(["cpu", "gpu"]), help="Where an int8 file will run.  [default: cpu]")
 @click.option("--calibration", type=click.Path(path_type=Path), help="Road pictures (folder, picture or video) to verify and calibrate on.")
+@click.option("--engine", type=click.Choice(["tensorrt"]), help="Build an engine as well: MODEL.engine and MODEL.engine.json.")
 @click.option("--no-verify", is_flag=True, help="Leave the comparisons with the torch model out; the file says so.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write the parity figures as JSON.")
 @user_errors
@@ -67,7 +73,7 @@ def main(
     labels: Path | None,
     size: tuple[int, int] | None,
     dynamic: tuple[str, ...],
-    batch: tuple[int, int] | None,
+    batch: tuple[int, int, int] | None,
     layer: str,
     method: str,
     explain: int | None,
@@ -78,27 +84,33 @@ def main(
     precision: str,
     target: str | None,
     calibration: Path | None,
+    engine: str | None,
     no_verify: bool,
     report: Path | None,
 ) -> None:
     """Write MODEL (.pt, .pth or .safetensors) as one ONNX file with scores and Grad-CAM heatmap inside.
 
-    Every number the file gives is compared with autograd first; outside the tolerance nothing is written.
+    Every number the file gives is compared with autograd first; outside the tolerance nothing is written. An .onnx
+    file of dk-export with --engine becomes an engine, without torch.
     """
     from dkcam.export.options import ExportOptions
     from dkcam.files import check_target, write_file
 
+    engine_file = None
+    if engine is not None:
+        engine_file = output if output and output.suffix in ENGINE_SUFFIXES else (output or model).with_suffix(".engine")
     if model.suffix == ".onnx":
-        raise ExportError(f"{model} is exported already; give the checkpoint (.pt, .pth or .safetensors)")
-    destination = output or model.with_suffix(".onnx")
-    for place in (destination, *([report] if report else [])):
+        _engine_alone(model, engine_file, batch)
+        return
+    destination = (output or model).with_suffix(".onnx") if engine_file else output or model.with_suffix(".onnx")
+    for place in (destination, *([engine_file] if engine_file else []), *([report] if report else [])):
         check_target(place, {model: "the checkpoint", **({labels: "the labels file"} if labels else {})}, ExportError)
     if report is not None and report.resolve() == destination.resolve():
         raise ExportError(f"--report {report} is the model file; choose another place")
     options = ExportOptions(
         size=size,
         dynamic=dynamic,
-        batch=batch or (1, 16 if "batch" in dynamic else 1),
+        batch=(batch[0], batch[2]) if batch else (1, 16 if "batch" in dynamic else 1),
         layer=layer,
         method=method,
         explain=explain,
@@ -107,7 +119,7 @@ def main(
         outputs=outputs,
         input=input_,
         precision=precision,
-        target=target,
+        target=target or ("gpu" if engine and precision == "int8" else None),
     )
     names = read_labels(labels) if labels else None
     # torch takes seconds to import: everything that can be refused without it has been by now
@@ -125,6 +137,43 @@ def main(
     if report:
         write_file(report, (json.dumps(exported.report(), indent=1) + "\n").encode(), ExportError)
     _print(exported, model, destination)
+    if engine_file is not None:
+        _build(exported.data, destination, engine_file, batch if "batch" in dynamic else None)
+
+
+def _engine_alone(model: Path, engine_file: Path | None, batch: tuple[int, int, int] | None) -> None:
+    """An exported file becomes an engine; what shapes a graph cannot be changed any more."""
+    from dkcam.errors import ModelFileError
+    from dkcam.files import check_target, read_file
+
+    given = click.get_current_context()
+    shaping = [
+        name
+        for name in given.params
+        if name not in ("model", "output", "engine", "batch") and given.get_parameter_source(name) == ParameterSource.COMMANDLINE
+    ]
+    if engine_file is None:
+        raise ExportError(f"{model} is exported already; give the checkpoint (.pt, .pth or .safetensors), or --engine tensorrt")
+    if shaping:
+        flag = "--" + shaping[0].rstrip("_").replace("_", "-").replace("explain", "classes")
+        raise ExportError(f"{flag} shapes the graph, and {model} is exported already; give the checkpoint")
+    check_target(engine_file, {model: "the model"}, ExportError)
+    _build(read_file(model, "a model exported with dk-export (model.onnx)", ModelFileError), model, engine_file, batch)
+
+
+def _build(data: bytes, source: Path, engine_file: Path, batch: tuple[int, int, int] | None) -> None:
+    from dkcam.engines.tensorrt import load_tensorrt, make_engine
+
+    library = load_tensorrt()
+    with _progress() as report_step:
+        plan = make_engine(data, str(source), engine_file, batch, report_step)
+    shapes = ", ".join(
+        f"{name} {' to '.join(str(v) for v in dict.fromkeys((values[0], values[2])))}"
+        for name, values in (("batch", plan.profile.batch), ("height", plan.profile.height), ("width", plan.profile.width))
+    )
+    click.echo(
+        f"{source} → {engine_file}: {library.flavour} {library.version}, {plan.spec.precision}, {shapes}, {len(plan.data) / 1e6:.1f} MB"
+    )
 
 
 @contextmanager

@@ -1,0 +1,25 @@
+"""What an exported ONNX file says of itself, read without running it."""
+
+from __future__ import annotations
+
+from dkcam.errors import EngineError, ModelFileError
+from dkcam.spec import SPEC_KEY, ModelSpec
+
+
+def read_spec(data: bytes, source: str) -> ModelSpec:
+    """The spec inside a file's bytes; ``source`` names it in errors. Errors: ModelFileError for a foreign or damaged file."""
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError as error:
+        raise EngineError("building engines needs the onnx package; pip install 'dkcam[tensorrt]'") from error
+    try:
+        model = onnx.load_model_from_string(data)
+    except DecodeError as error:
+        raise ModelFileError(f"{source} is not a whole ONNX model; export it again with dk-export") from error
+    text = next((entry.value for entry in model.metadata_props if entry.key == SPEC_KEY), None)
+    if text is None:
+        raise ModelFileError(
+            f"{source} is an ONNX file without {SPEC_KEY}: dk-export did not write it; export your checkpoint with dk-export model.pt"
+        )
+    return ModelSpec.from_json(text, source)

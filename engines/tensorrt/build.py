@@ -1,0 +1,132 @@
+"""An ONNX file becomes a TensorRT plan. The network is strongly typed: precision is what the graph says, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dkcam.engines.cache import cache_folder
+from dkcam.engines.tensorrt.library import Library
+from dkcam.engines.tensorrt.profile import Profile
+from dkcam.errors import DkcamError, EngineError
+from dkcam.files import write_file
+from dkcam.spec import ModelSpec
+
+Report = Callable[[str, int, int], None]
+
+
+def build_plan(
+    library: Library,
+    data: bytes,
+    source: str,
+    spec: ModelSpec,
+    profile: Profile,
+    report: Report = lambda what, done, total: None,
+) -> bytes:
+    """The plan's bytes for an ONNX file's bytes.
+
+    source: its name in errors. report: (phase, step, steps). TensorRT's own flavour needs the GPU the plan is for;
+    TensorRT-RTX needs none. Errors: EngineError, one line with TensorRT's first complaint.
+    """
+    trt = library.module
+    logger = make_logger(trt)
+    try:
+        builder = trt.Builder(logger)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, logger)
+        parsed = parser.parse(data)
+    except (RuntimeError, TypeError) as error:  # no driver, no GPU: the builder itself cannot be made
+        raise EngineError(f"{library.flavour} {library.version} cannot build here ({_first(logger, str(error))})") from error
+    if not parsed:
+        reason = parser.get_error(0).desc() if parser.num_errors else "no reason given"
+        raise EngineError(f"{library.flavour} {library.version} does not take {source}: {' '.join(reason.split())[:200]}")
+    config = builder.create_builder_config()
+    config.add_optimization_profile(_profile(builder, network, profile, spec))
+    if hasattr(config, "progress_monitor"):
+        config.progress_monitor = _monitor(trt, report)
+    timing = _timing_file(library)
+    cache = _load_timing(config, timing)
+    try:
+        plan = builder.build_serialized_network(network, config)
+    except (RuntimeError, MemoryError) as error:
+        raise EngineError(f"{library.flavour} could not build {source}: {_first(logger, str(error))}") from error
+    if plan is None:
+        raise EngineError(f"{library.flavour} could not build {source}: {_first(logger, 'no reason given')}")
+    _save_timing(cache, timing)
+    return bytes(plan)
+
+
+def make_logger(trt: Any) -> Any:
+    """A logger that keeps TensorRT's errors for dkcam's own message instead of printing them."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
+                self.errors.append(message)
+
+    return Logger()
+
+
+def _first(logger: Any, otherwise: str) -> str:
+    text = logger.errors[0] if logger.errors else otherwise
+    return " ".join(text.split())[:200]
+
+
+def _profile(builder: Any, network: Any, profile: Profile, spec: ModelSpec) -> Any:
+    found = builder.create_optimization_profile()
+    shapes = profile.shapes(spec)
+    for index in range(network.num_inputs):
+        name = network.get_input(index).name
+        found.set_shape(name, *shapes[name])
+    return found
+
+
+def _monitor(trt: Any, report: Report) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._steps[phase_name] = num_steps
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            report(f"TensorRT: {phase_name}", step, self._steps.get(phase_name, 0))
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._steps.pop(phase_name, None)
+
+    return Monitor()
+
+
+def _timing_file(library: Library) -> Path | None:
+    """TensorRT remembers how fast each kernel was: later builds of similar graphs are several times faster."""
+    folder = cache_folder()
+    return folder / f"timing-{library.version}.cache" if folder and library.flavour == "tensorrt" else None
+
+
+def _load_timing(config: Any, path: Path | None) -> Any:
+    if path is None:
+        return None
+    try:
+        cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+        config.set_timing_cache(cache, False)
+        return cache
+    except (OSError, RuntimeError, TypeError):
+        return None
+
+
+def _save_timing(cache: Any, path: Path | None) -> None:
+    if cache is None or path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, bytes(cache.serialize()), EngineError)
+    except (OSError, DkcamError):
+        pass  # it only saves time

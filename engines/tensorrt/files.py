@@ -1,0 +1,118 @@
+"""A plan on disk: ``NAME.engine``, TensorRT's own bytes, and ``NAME.engine.json``, which says what they are.
+
+Loading a plan can run code, so nothing is handed to TensorRT before the sidecar says that these very bytes were built
+by this TensorRT for this GPU. Load only plans that you built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dkcam.engines.tensorrt.library import Gpu, Library
+from dkcam.engines.tensorrt.profile import Profile
+from dkcam.errors import EngineError, ModelFileError
+from dkcam.files import exists, read_file, write_file
+from dkcam.spec import ModelSpec
+
+FORMAT = "dkcam-engine-1"
+SUFFIXES = (".engine", ".plan")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """data: TensorRT's bytes. spec: of the graph. onnx_sha256: of the file it was built from. profile: its shapes."""
+
+    data: bytes
+    spec: ModelSpec
+    onnx_sha256: str
+    profile: Profile
+
+
+def sidecar_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def write_engine(path: Path, plan: Plan, library: Library, gpu: Gpu | None) -> None:
+    """Write both files; the sidecar goes last, so that a plan without one is never taken for finished."""
+    document = {
+        "format": FORMAT,
+        "plan_sha256": hashlib.sha256(plan.data).hexdigest(),
+        "onnx_sha256": plan.onnx_sha256,
+        "tensorrt": {"flavour": library.flavour, "version": library.version},
+        "gpu": asdict(gpu) if gpu and library.flavour == "tensorrt" else None,  # TensorRT-RTX's plans are for any GPU it supports
+        "profile": asdict(plan.profile),
+        "precision": plan.spec.precision,
+        "parity": dict(plan.spec.parity),
+        "fidelity": dict(plan.spec.fidelity),
+        "spec": json.loads(plan.spec.to_json()),
+    }
+    sidecar = sidecar_of(path)
+    if exists(sidecar):
+        sidecar.unlink()
+    write_file(path, plan.data, EngineError)
+    write_file(sidecar, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode(), EngineError)
+
+
+def read_engine(path: Path, library: Library, gpu: Gpu | None, *, onnx_sha256: str | None = None) -> Plan:
+    """A plan that may be loaded here.
+
+    onnx_sha256: of the model it must come from, where that is known. Errors: ModelFileError for missing, damaged or
+    changed files, EngineError for a plan of another TensorRT, GPU or model; each says how to rebuild.
+    """
+    data = read_file(path, "a TensorRT engine of dk-export (model.engine)", ModelFileError)
+    again = f"rebuild: dk-export {path.with_suffix('.onnx')} --engine tensorrt"
+    sidecar = sidecar_of(path)
+    if not exists(sidecar):
+        raise ModelFileError(f"{path} has no {sidecar.name} beside it, so nobody knows what it is; it was not loaded; {again}")
+    document = _parse(sidecar, again)
+    if document["plan_sha256"] != hashlib.sha256(data).hexdigest():
+        raise ModelFileError(f"{path} is not the file that {sidecar.name} describes (its bytes changed); it was not loaded; {again}")
+    built = document["tensorrt"]
+    if built != {"flavour": library.flavour, "version": library.version}:
+        here = f"{library.flavour} {library.version}"
+        raise EngineError(f"{path} was built by {built['flavour']} {built['version']}, this is {here}; {again}")
+    if document["gpu"] and (gpu is None or document["gpu"] != asdict(gpu)):
+        here = f"{gpu.name} ({gpu.capability})" if gpu else "no NVIDIA GPU"
+        raise EngineError(f"{path} was built for {document['gpu']['name']} ({document['gpu']['capability']}), here is {here}; {again}")
+    if onnx_sha256 is not None and document["onnx_sha256"] != onnx_sha256:
+        raise EngineError(f"{path} was built from another model (its ONNX file had other bytes); {again}")
+    spec = ModelSpec.from_json(json.dumps(document["spec"]), str(sidecar))
+    profile = Profile(*(tuple(document["profile"][name]) for name in ("batch", "height", "width", "classes")))
+    return Plan(data, spec, document["onnx_sha256"], profile)
+
+
+def _parse(sidecar: Path, again: str) -> Mapping[str, Any]:
+    """The document with every field of the right kind."""
+    text = read_file(sidecar, "the description of an engine", ModelFileError)
+    try:
+        document = json.loads(text)
+        if document["format"] != FORMAT:
+            raise ValueError(f"format is {document['format']!r}, expected {FORMAT!r}")
+        gpu = document["gpu"]
+        kinds = {
+            "plan_sha256": isinstance(document["plan_sha256"], str),
+            "onnx_sha256": isinstance(document["onnx_sha256"], str),
+            "tensorrt": _texts(document["tensorrt"], ("flavour", "version")),
+            "gpu": gpu is None or _texts(gpu, ("name", "capability")),
+            "spec": isinstance(document["spec"], dict),
+            "profile": all(_three(document["profile"][name]) for name in ("batch", "height", "width", "classes")),
+        }
+        wrong = [name for name, good in kinds.items() if not good]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is not understood")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelFileError(f"{sidecar} is damaged ({' '.join(str(error).split())[:100]}); the engine was not loaded; {again}") from error
+    return dict(document)
+
+
+def _texts(value: Any, names: tuple[str, ...]) -> bool:
+    return isinstance(value, dict) and set(value) == set(names) and all(isinstance(item, str) for item in value.values())
+
+
+def _three(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(isinstance(item, int) and item >= 1 for item in value)
