@@ -133,9 +133,9 @@ def load(
 ) -> Explainer:
     """Open an exported model for embedding; no torch needed.
 
-    model: an .onnx file of dk-export; None opens the bundled demo model. device: auto, cpu. explain: class names or
-    numbers. resize: stretch, letterbox or crop in place of the model's own. threads: 0 for one per core. lanes:
-    frames in flight at once, where several threads call ``infer`` (see ``EngineOptions``). Errors:
-    ModelFileError, EngineError, InputError.
+    model: an .onnx or .engine file of dk-export; None opens the bundled demo model. device: auto (tensorrt, cuda, cpu:
+    the first that runs here), one of them, or openvino. explain: class names or numbers. resize: stretch, letterbox or
+    crop in place of the model's own. threads: 0 for one per core. lanes: frames in flight at once, where several threads
+    call ``infer`` (see ``EngineOptions``). Errors: ModelFileError, EngineError, InputError.
     """
     return Explainer(open_engine(model or DEMO_MODEL, device, EngineOptions(threads, lanes)), explain=explain, resize=resize, seed=seed)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--size", type=SIZE, help="Input height x width, multiples of 32. Default: the checkpoint's, else 224x224.")
 @click.option("--dynamic", type=LIST, default=(), help="Leave free: batch, size or batch,size.")
 @click.option(
-    "--batch", type=RANGE, help="Pictures per inference: N; MIN:MAX or, for engines, MIN:OPT:MAX with --dynamic batch.  [default: 1]"
+    "--batch", type=RANGE, help="Pictures per inference: N, or with --dynamic batch MIN:MAX (engines: MIN:OPT:MAX).  [default: 1]"
 )
 @click.option("--layer", default="layer4", show_default=True, help="layer1 to layer4, or a module such as layer3.2.conv2.")
 @click.option("--method", default="gradcam", show_default=True, help="gradcam, gradcam++, xgradcam, layercam or hirescam.")

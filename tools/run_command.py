@@ -27,7 +27,7 @@ MOST_LANES = 8  # each holds its own activations in memory
     "--source", "sources", multiple=True, help="URI: clip.mp4, frames/, a.jpg, rtsp://…, http://…, v4l2:///dev/video0, demo:  [default: 0]"
 )
 @click.option("--sink", "sinks", multiple=True, help="URI: window:, out.mp4, frames/, events.jsonl, null:  [default: window:]")
-@click.option("--device", default="auto", show_default=True, help="auto or cpu.")
+@click.option("--device", default="auto", show_default=True, help="auto, tensorrt, cuda, cpu or openvino.")
 @click.option("--explain", type=LIST, help="Classes to explain, e.g. stop,yield; −1 is the top class, −2 the runner-up.  [default: -1]")
 @click.option(
     "--layout",
@@ -61,7 +61,7 @@ def main(
     threads: int,
 ) -> None:
     """Draw a model's Grad-CAM heatmaps over frames, live or from files."""
-    from dkcam.engines.onnxruntime_cpu import cores
+    from dkcam.engines.onnxruntime_engine import cores
     from dkcam.errors import SinkError, SourceError
     from dkcam.runtime.explainer import DEMO_MODEL, load
     from dkcam.runtime.kernels import is_native

@@ -37,10 +37,9 @@ def build_plan(
         parser = trt.OnnxParser(network, logger)
         parsed = parser.parse(data)
     except (RuntimeError, TypeError) as error:  # no driver, no GPU: the builder itself cannot be made
-        raise EngineError(f"{library.flavour} {library.version} cannot build here ({_first(logger, str(error))})") from error
+        raise EngineError(f"{library.flavour} {library.version} cannot build here ({first_error(logger, str(error))})") from error
     if not parsed:
-        reason = parser.get_error(0).desc() if parser.num_errors else "no reason given"
-        raise EngineError(f"{library.flavour} {library.version} does not take {source}: {' '.join(reason.split())[:200]}")
+        raise EngineError(f"{library.flavour} {library.version} does not take {source}: {_refusal(parser)}")
     config = builder.create_builder_config()
     config.add_optimization_profile(_profile(builder, network, profile, spec))
     if hasattr(config, "progress_monitor"):
@@ -50,11 +49,20 @@ def build_plan(
     try:
         plan = builder.build_serialized_network(network, config)
     except (RuntimeError, MemoryError) as error:
-        raise EngineError(f"{library.flavour} could not build {source}: {_first(logger, str(error))}") from error
+        raise EngineError(f"{library.flavour} could not build {source}: {first_error(logger, str(error))}") from error
     if plan is None:
-        raise EngineError(f"{library.flavour} could not build {source}: {_first(logger, 'no reason given')}")
+        raise EngineError(f"{library.flavour} could not build {source}: {first_error(logger, 'no reason given')}")
     _save_timing(cache, timing)
     return bytes(plan)
+
+
+def _refusal(parser: Any) -> str:
+    """The parser's first error with the operator it is about."""
+    if not parser.num_errors:
+        return "no reason given"
+    error = parser.get_error(0)
+    operator = f"operator {error.node_operator()} ({error.node_name()}): " if error.node_operator() else ""
+    return operator + " ".join(error.desc().split())[:200]
 
 
 def make_logger(trt: Any) -> Any:
@@ -72,7 +80,8 @@ def make_logger(trt: Any) -> Any:
     return Logger()
 
 
-def _first(logger: Any, otherwise: str) -> str:
+def first_error(logger: Any, otherwise: str) -> str:
+    """The first error a logger of ``make_logger`` kept, in one line."""
     text = logger.errors[0] if logger.errors else otherwise
     return " ".join(text.split())[:200]
 

@@ -144,7 +144,7 @@ def test_checkpoints_are_sent_to_the_exporter(tmp_path: Path) -> None:
 
 
 def test_unknown_devices_are_refused(model_file: Path) -> None:
-    with pytest.raises(EngineError, match="device 'tpu' is not available; expected one of auto, cpu"):
+    with pytest.raises(EngineError, match="device 'tpu' is not available; expected one of auto, tensorrt, cuda, cpu, openvino"):
         open_engine(model_file, "tpu")
 
 

@@ -1,4 +1,6 @@
-"""ONNX Runtime on the CPU. The optimised graph is kept on disk, tied to the file's hash and the runtime's version."""
+"""ONNX Runtime on the CPU, CUDA or OpenVINO. For the CPU the optimised graph is kept on disk, tied to the file's hash and
+the runtime's version.
+"""
 
 from __future__ import annotations
 
@@ -22,19 +24,26 @@ from dkcam.spec import SPEC_KEY, ModelSpec
 KEPT = 32  # optimised graphs in the cache; the oldest go first
 
 
-class OnnxRuntimeCpu:
-    """An engine on the CPU provider.
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "openvino": "OpenVINOExecutionProvider"}
+PACKAGES = {"cpu": "onnxruntime", "cuda": "onnxruntime-gpu", "openvino": "onnxruntime-openvino"}
 
-    data: the ONNX file's bytes. source: its name in errors. The cache holds the optimised graph; one that cannot be
-    written is left out silently, it only saves time.
+
+class OnnxRuntime:
+    """An engine on one of ONNX Runtime's execution providers, and on no other: a silent fall back is an error.
+
+    kind: "cpu", "cuda" or "openvino". data: the ONNX file's bytes. source: its name in errors. The cache holds the
+    optimised graph; one that cannot be written is left out silently, it only saves time.
     """
 
-    def __init__(self, data: bytes, source: str, options: EngineOptions) -> None:
+    def __init__(self, kind: str, data: bytes, source: str, options: EngineOptions) -> None:
         try:
             import onnxruntime
         except ImportError as error:
             raise EngineError("onnxruntime is not installed; pip install 'dkcam[cpu]' (or 'dkcam[gpu]' on an NVIDIA machine)") from error
-        self.device = "cpu"
+        provider = PROVIDERS[kind]
+        if provider not in onnxruntime.get_available_providers():
+            raise EngineError(f"this onnxruntime has no {provider}; {_remedy(kind)}")
+        self.device = "cpu" if kind == "cpu" else f"{kind}:0"
         self.sha256 = hashlib.sha256(data).hexdigest()
         self.lanes = options.lanes
         settings = onnxruntime.SessionOptions()
@@ -45,8 +54,8 @@ class OnnxRuntimeCpu:
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # small blocks handed out one by one: a thread that lost its core for a moment does not keep the others waiting
         settings.add_session_config_entry("session.dynamic_block_base", "4")
-        open_session = partial(onnxruntime.InferenceSession, sess_options=settings, providers=["CPUExecutionProvider"])
-        kept = self._cached_path(onnxruntime.__version__) if options.cache else None
+        open_session = partial(onnxruntime.InferenceSession, sess_options=settings, providers=[provider])
+        kept = self._cached_path(onnxruntime.__version__) if options.cache and kind == "cpu" else None
         session = None
         if kept is not None:
             session = _from_cache(open_session, kept) or _into_cache(open_session, settings, data, kept)
@@ -56,6 +65,8 @@ class OnnxRuntimeCpu:
             except Exception as error:  # onnxruntime raises its own classes, which share no base but Exception
                 first = str(error).strip().splitlines()[0][:160]
                 raise ModelFileError(f"{source} is not a whole ONNX model ({first}); export it again with dk-export") from error
+        if session.get_providers()[0] != provider:
+            raise EngineError(f"{provider} could not start and onnxruntime fell back to {session.get_providers()[0]}; {_remedy(kind)}")
         self._session = session
         text = session.get_modelmeta().custom_metadata_map.get(SPEC_KEY)
         if text is None:
@@ -108,6 +119,21 @@ class OnnxRuntimeCpu:
 
     def close(self) -> None:
         self._session = None
+
+
+def _remedy(kind: str) -> str:
+    """What to install or remove for a provider."""
+    from importlib.metadata import distributions
+
+    wanted = PACKAGES[kind]
+    found = {dist.metadata["Name"].lower() for dist in distributions() if dist.metadata["Name"]} & set(PACKAGES.values())
+    everything = " ".join(sorted(found))
+    if wanted in found and len(found) > 1:
+        both = everything.replace(" ", " and ")
+        return f"{both} are installed side by side and overwrite each other: pip uninstall {everything}, then pip install {wanted}"
+    if wanted in found:
+        return "its libraries do not load here; check the driver, and the versions of CUDA and cuDNN (or OpenVINO) that it asks for"
+    return f"pip uninstall {everything} and pip install {wanted}" if found else f"pip install {wanted}"
 
 
 def cores() -> int:
