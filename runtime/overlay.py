@@ -54,7 +54,7 @@ def draw(
         )
     scores = explanation.explained_scores()
     tint = layout == "tint" and len(scores) > 1
-    tables = [_tint_table(TINTS[k % len(TINTS)], alpha) if tint else _map_table(colormap, alpha) for k in range(len(scores))]
+    tables = [_tint_table(TINTS[k % len(TINTS)], alpha) if tint else map_table(colormap, alpha) for k in range(len(scores))]
     picture = overlay(frame, explanation.heatmap, explanation.fit, np.stack(tables), tint=tint)
     width = frame.shape[1]
     for k, score in enumerate(scores):
@@ -68,7 +68,7 @@ def draw(
 
 
 @lru_cache(maxsize=16)
-def _map_table(colormap: str, alpha: float) -> NDArray[np.uint32]:
+def map_table(colormap: str, alpha: float) -> NDArray[np.uint32]:
     colours = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], COLORMAPS[colormap]).astype(np.float32)
     return _table(colours[:, 0], alpha)
 

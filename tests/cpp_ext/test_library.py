@@ -11,7 +11,7 @@ import pytest
 
 from dkcam.runtime import kernels
 from dkcam.runtime.geometry import Fit
-from dkcam.runtime.overlay import _map_table
+from dkcam.runtime.overlay import map_table
 
 FOLDER = Path(__file__).resolve().parents[2] / "cpp_ext"
 
@@ -28,7 +28,7 @@ def test_a_c_program_gets_the_same_bytes(tmp_path: Path, simd: str) -> None:
     subprocess.run([*words, f"{build}/libdkcam_kernels.a", "-lstdc++", "-lm", "-lpthread", "-o", program], check=True)
     rng = np.random.default_rng(0)
     frame, heat = rng.integers(0, 256, (270, 483, 3), dtype=np.uint8), rng.random((1, 3, 5), dtype=np.float32)
-    table, fit = _map_table("turbo", 0.6), Fit(270, 483, 96, 160)
+    table, fit = map_table("turbo", 0.6), Fit(270, 483, 96, 160)
     (tmp_path / "in").write_bytes(frame.tobytes() + heat.tobytes() + table.tobytes())
     subprocess.run([program, tmp_path / "in", tmp_path / "out"], check=True)
     expected = kernels.network_input(frame, fit).tobytes() + kernels.overlay(frame, heat, fit, table[None], tint=False).tobytes()

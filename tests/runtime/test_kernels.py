@@ -10,7 +10,7 @@ import pytest
 
 from dkcam.runtime import kernels
 from dkcam.runtime.geometry import Fit
-from dkcam.runtime.overlay import _map_table, _tint_table
+from dkcam.runtime.overlay import _tint_table, map_table
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -73,7 +73,7 @@ def test_normalising_is_the_same_in_every_mode(mode: str, frame: tuple[int, int]
 def test_frames_that_are_views_need_no_care() -> None:
     big = picture(120, 200)
     for view in (big[10:110, 20:180], big[::-1], big[:, ::-1], big[:, :, ::-1], big.transpose(1, 0, 2), big[::2, ::2]):
-        fit, heat, tables = Fit(*view.shape[:2], 32, 32), np.ones((1, 1, 1), np.float32), _map_table("turbo", 0.5)[None]
+        fit, heat, tables = Fit(*view.shape[:2], 32, 32), np.ones((1, 1, 1), np.float32), map_table("turbo", 0.5)[None]
         copy = view.copy()
         np.testing.assert_array_equal(kernels.network_input(view, fit), kernels.network_input(copy, fit))
         np.testing.assert_array_equal(
@@ -99,7 +99,7 @@ def test_the_overlay_is_its_formula(mode: str, frame: tuple[int, int], kind: str
         heat = np.random.default_rng(0).random((2, 4, 6), dtype=np.float32) * 7 + 1
     elif kind == "a spot":
         heat[0, 1, 2], heat[1, 3, 5] = 0.1, 400
-    tables = np.stack([_map_table("turbo", 0.6), _map_table("hot", 1.0)])
+    tables = np.stack([map_table("turbo", 0.6), map_table("hot", 1.0)])
     given = kernels.overlay(source, heat, fit, tables, tint=False)
     assert given.shape == (frame[0], 2 * frame[1], 3) and given.dtype == np.uint8
     for k in range(2):
@@ -126,5 +126,5 @@ def test_tints_lie_over_each_other() -> None:
 def test_a_heatmap_that_is_not_finite_draws_nothing_wild(bad: float) -> None:
     source, heat = picture(40, 60), np.zeros((1, 2, 3), np.float32)
     heat[0, 0, 0] = bad
-    given = kernels.overlay(source, heat, Fit(40, 60, 64, 96), _map_table("turbo", 0.6)[None], tint=False)
+    given = kernels.overlay(source, heat, Fit(40, 60, 64, 96), map_table("turbo", 0.6)[None], tint=False)
     np.testing.assert_array_equal(given, source)

@@ -1,0 +1,1 @@
+"""What ``dk-bench`` measures. Every figure is a median over paired rounds, every comparison a ratio within one run."""

@@ -1,0 +1,203 @@
+"""The groups of measurements, each a list of rows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dkcam.engines import Engine, EngineOptions, open_bytes
+from dkcam.rendered import Drive
+from dkcam.runtime import kernels
+from dkcam.runtime.explainer import Explainer
+from dkcam.runtime.geometry import Fit
+from dkcam.runtime.overlay import draw, map_table
+from dkcam.tools.bench.peers import PEERS, Peer, opencv_overlay
+from dkcam.tools.bench.timing import Candidate, Row, Skipped, paired
+
+Report = Callable[[str], None]
+Rows = list[Row | Skipped]
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """fp32: the heatmap graph's bytes. checkpoint: where the model is one; None leaves the other graphs and peers out."""
+
+    fp32: bytes
+    device: str
+    threads: int
+    checkpoint: Any = None
+    size: tuple[int, int] | None = None
+    calibration: Path | None = None
+
+    def open(self, data: bytes) -> Engine:
+        return open_bytes(data, "the model", self.device, EngineOptions(self.threads, cache=False))
+
+    def other(self, **options: Any) -> bytes:
+        """Another graph of the same checkpoint. Not verified: dk-export does that."""
+        from dkcam.export.exporter import export
+        from dkcam.export.options import ExportOptions
+
+        return export(self.checkpoint, ExportOptions(size=self.size, **options), check=False, calibration=self.calibration).data
+
+
+def frames(height: int, width: int, count: int = 4) -> list[NDArray[np.uint8]]:
+    """Rendered frames, uint8 BGR."""
+    return [np.asarray(cv2.resize(image, (width, height)), np.uint8) for image, _ in Drive(frames=20 * count)][::20]
+
+
+def every_group(graphs: Graphs, rounds: int, peers: bool, report: Report) -> Iterator[tuple[str, str, Rows]]:
+    """(title, reference, rows), as they are measured."""
+    groups: list[tuple[str, str, Callable[[], Rows]]] = [
+        ("Inference", "heatmap in the graph", partial(_inference, graphs, rounds)),
+        ("Precision", "fp32", partial(_precision, graphs, rounds)),
+        ("Stages at 1280x720", "preprocess", partial(_stages, graphs, rounds)),
+        ("Overlay at 1920x1080", "dkcam", partial(_overlay, rounds)),
+        ("1920x1080 frame to normalised input", "dkcam", partial(_downscale, graphs, rounds)),
+        ("Frame to overlay at 1280x720", "dkcam", partial(_whole, graphs, rounds, peers)),
+    ]
+    for title, reference, measure in groups:
+        report(title)
+        yield title, reference, measure()
+
+
+def _skipped(names: list[str], graphs: Graphs) -> Rows:
+    return (
+        [Skipped(name, "needs a checkpoint (.pt), to write other graphs of the model") for name in names] if not graphs.checkpoint else []
+    )
+
+
+def _runs(graphs: Graphs, data: bytes, classes: int = 1) -> Candidate:
+    engine = graphs.open(data)
+    spec = engine.spec
+    prepared = [kernels.network_input(frame, Fit(720, 1280, spec.height, spec.width))[None] for frame in frames(720, 1280)]
+    chosen = -1 - np.arange(classes)
+    mask = np.random.default_rng(0).random((spec.samples, spec.tokens(), spec.tokens())) < spec.mask_ratio if spec.samples else None
+    return lambda number: engine.run(prepared[number % len(prepared)], chosen, mask)
+
+
+def _inference(graphs: Graphs, rounds: int) -> Rows:
+    candidates = {"heatmap in the graph": _runs(graphs, graphs.fp32)}
+    missing = _skipped(["classification alone", "5 classes", "32 masks", "128 masks"], graphs)
+    if graphs.checkpoint:
+        candidates["classification alone"] = _runs(graphs, graphs.other(outputs=("logits",)))
+        if graphs.checkpoint.config.classes >= 5:
+            candidates["5 classes"] = _runs(graphs, graphs.fp32, 5)
+        if graphs.checkpoint.config.variant == "dropkey":
+            for count in (32, 128):
+                candidates[f"{count} masks"] = _runs(graphs, graphs.other(samples=count))
+    return [*paired(candidates, "heatmap in the graph", rounds), *missing]
+
+
+def _precision(graphs: Graphs, rounds: int) -> Rows:
+    candidates = {"fp32": _runs(graphs, graphs.fp32)}
+    if graphs.checkpoint:
+        candidates["fp16"] = _runs(graphs, graphs.other(precision="fp16"))
+        candidates["int8"] = _runs(graphs, graphs.other(precision="int8", target="cpu" if graphs.device in ("auto", "cpu") else "gpu"))
+    return [*paired(candidates, "fp32", rounds), *_skipped(["fp16", "int8"], graphs)]
+
+
+def _stages(graphs: Graphs, rounds: int) -> Rows:
+    explainer, pictures = Explainer(graphs.open(graphs.fp32)), frames(720, 1280)
+    prepared = [explainer.prepare(picture) for picture in pictures]
+    said = [explainer.infer(each) for each in prepared]
+    count = len(pictures)
+    return list(
+        paired(
+            {
+                "preprocess": lambda n: explainer.prepare(pictures[n % count]),
+                "infer": lambda n: explainer.infer(prepared[n % count]),
+                "overlay": lambda n: draw(pictures[n % count], said[n % count]),
+                "all": lambda n: explainer(pictures[n % count]).overlay(pictures[n % count]),
+            },
+            "preprocess",
+            rounds,
+        )
+    )
+
+
+def _overlay(rounds: int) -> Rows:
+    pictures, rng = frames(1080, 1920), np.random.default_rng(0)
+    spot, everywhere = np.zeros((1, 12, 20), np.float32), rng.random((1, 12, 20), dtype=np.float32) + 0.2
+    spot[0, 4:8, 9:14] = rng.random((4, 5))
+    fit, table = Fit(1080, 1920, 384, 640), map_table("turbo", 0.6)[None]
+    candidates: dict[str, Candidate] = {
+        "dkcam": lambda n: kernels.overlay(pictures[n % 4], everywhere, fit, table, tint=False),
+        "dkcam, heat on a fifth of the frame": lambda n: kernels.overlay(pictures[n % 4], spot, fit, table, tint=False),
+        "OpenCV: resize, applyColorMap, addWeighted": lambda n: opencv_overlay(pictures[n % 4], everywhere[0]),
+    }
+    missing: Rows = []
+    try:
+        from pytorch_grad_cam.utils.image import show_cam_on_image
+
+        candidates["pytorch-grad-cam's show_cam_on_image"] = lambda n: show_cam_on_image(
+            pictures[n % 4].astype(np.float32) / 255, cv2.resize(everywhere[0], (1920, 1080))
+        )
+    except ImportError:
+        missing.append(Skipped("pytorch-grad-cam's show_cam_on_image", "not installed (pip install grad-cam)"))
+    return [*paired(candidates, "dkcam", rounds), *missing]
+
+
+def _downscale(graphs: Graphs, rounds: int) -> Rows:
+    pictures, spec = frames(1080, 1920), graphs.open(graphs.fp32).spec
+    fit = Fit(1080, 1920, spec.height, spec.width)
+
+    def opencv(number: int) -> Any:
+        rgb = cv2.resize(pictures[number % 4], (spec.width, spec.height), interpolation=cv2.INTER_AREA)[..., ::-1]
+        values = (rgb.astype(np.float32) / 255 - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
+        return np.ascontiguousarray(values.transpose(2, 0, 1))
+
+    candidates: dict[str, Candidate] = {
+        "dkcam": lambda n: kernels.network_input(pictures[n % 4], fit, normalise=(spec.mean, spec.std)),
+        "OpenCV INTER_AREA and NumPy": opencv,
+    }
+    return list(paired(candidates, "dkcam", rounds))
+
+
+def _whole(graphs: Graphs, rounds: int, peers: bool) -> Rows:
+    pictures = frames(720, 1280)
+    explainer = Explainer(graphs.open(graphs.fp32))
+    candidates: dict[str, Candidate] = {"dkcam": lambda n: explainer(pictures[n % 4]).overlay(pictures[n % 4])}
+    missing = _skipped(["dkcam, int8"], graphs)
+    if graphs.checkpoint:
+        low = Explainer(graphs.open(graphs.other(precision="int8", target="cpu" if graphs.device in ("auto", "cpu") else "gpu")))
+        candidates["dkcam, int8"] = lambda n: low(pictures[n % 4]).overlay(pictures[n % 4])
+    if peers:
+        missing += _skipped(list(PEERS), graphs)
+        for name, make in PEERS.items() if graphs.checkpoint else ():
+            try:
+                run = make(graphs.checkpoint.module(), explainer.spec, graphs.fp32)
+                run(pictures[0])
+            except ImportError as error:
+                missing.append(Skipped(name, f"not installed ({error})"))
+                continue
+            except Exception as error:  # whatever another project raises, the rest is still worth measuring
+                missing.append(Skipped(name, f"failed: {' '.join(str(error).split())[:100]}"))
+                continue
+            candidates[name] = partial(_on, run, pictures)
+    return [*paired(candidates, "dkcam", max(rounds // 2, 3)), *missing]
+
+
+def _on(run: Peer, pictures: list[NDArray[np.uint8]], number: int) -> Any:
+    return run(pictures[number % len(pictures)])
+
+
+def first_frame(model: Path, device: str, threads: int) -> dict[str, float]:
+    """A fresh process from its start to the first overlay: seconds, and its largest memory in MB."""
+    code = (
+        "import resource, sys, time; start = time.perf_counter(); import numpy, dkcam; "
+        f"explainer = dkcam.load(sys.argv[1], {device!r}, threads={threads}); frame = numpy.zeros((720, 1280, 3), numpy.uint8); "
+        "explainer(frame).overlay(frame); unit = 1 if sys.platform == 'darwin' else 1024; "
+        "print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(model)], capture_output=True, text=True, check=True)
+    seconds, megabytes = map(float, done.stdout.split())
+    return {"seconds": seconds, "peak_memory_mb": megabytes}

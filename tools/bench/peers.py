@@ -1,0 +1,100 @@
+"""Other ways from a frame to an overlay, with the same weights: what a user would otherwise write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dkcam.spec import ModelSpec
+
+Frame = NDArray[np.uint8]
+Peer = Callable[[Frame], Any]
+
+
+def tensor_of(frame: Frame, spec: ModelSpec) -> Any:
+    """The usual preprocessing: resize, scale, normalise, float32 [1, 3, H, W]."""
+    import torch
+
+    rgb = cv2.resize(frame, (spec.width, spec.height), interpolation=cv2.INTER_AREA)[..., ::-1]
+    values = (rgb.astype(np.float32) / 255 - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
+    return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)[None]))
+
+
+def grad_cam(module: Any, spec: ModelSpec, data: bytes) -> Peer:
+    """pytorch-grad-cam with its own show_cam_on_image."""
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.image import show_cam_on_image
+
+    cam = GradCAM(model=module, target_layers=[module.layer4])
+
+    def run(frame: Frame) -> Any:
+        heat = cam(input_tensor=tensor_of(frame, spec))[0]
+        return show_cam_on_image(frame[..., ::-1].astype(np.float32) / 255, cv2.resize(heat, frame.shape[1::-1]), use_rgb=True)
+
+    return run
+
+
+def torch_cam(module: Any, spec: ModelSpec, data: bytes) -> Peer:
+    """torch-cam with its own overlay_mask."""
+    from PIL import Image
+    from torchcam.methods import GradCAM
+    from torchcam.utils import overlay_mask
+
+    extractor = GradCAM(module, "layer4")
+
+    def run(frame: Frame) -> Any:
+        scores = module(tensor_of(frame, spec))
+        heat = extractor(int(scores[0].argmax()), scores)[0][0].detach().numpy()
+        return overlay_mask(Image.fromarray(frame[..., ::-1]), Image.fromarray(heat.astype(np.float32), mode="F"), alpha=0.5)
+
+    return run
+
+
+def captum(module: Any, spec: ModelSpec, data: bytes) -> Peer:
+    """captum's LayerGradCam; it has no overlay, so OpenCV's colour map and addWeighted."""
+    import torch
+    from captum.attr import LayerGradCam
+
+    layer = LayerGradCam(module, module.layer4)
+
+    def run(frame: Frame) -> Any:
+        x = tensor_of(frame, spec)
+        with torch.no_grad():
+            top = int(module(x)[0].argmax())
+        return opencv_overlay(frame, layer.attribute(x, target=top, relu_attributions=True)[0, 0].detach().numpy())
+
+    return run
+
+
+def openvino(module: Any, spec: ModelSpec, data: bytes) -> Peer:
+    """OpenVINO's own runtime with dkcam's graph, OpenCV around it."""
+    from openvino import Core
+
+    core = Core()
+    compiled = core.compile_model(core.read_model(data), "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+    top = np.array([-1], np.int64)
+
+    def run(frame: Frame) -> Any:
+        rgb = np.ascontiguousarray(cv2.resize(frame, (spec.width, spec.height), interpolation=cv2.INTER_AREA)[..., ::-1])
+        return opencv_overlay(frame, compiled({"image": rgb[None], "classes": top})["heatmap"][0, 0])
+
+    return run
+
+
+def opencv_overlay(frame: Frame, heat: NDArray[np.float32]) -> Frame:
+    """OpenCV's fastest form: levels as bytes, enlarged, coloured, mixed evenly."""
+    levels = cv2.convertScaleAbs(heat, alpha=255 / max(float(heat.max()), 1e-12))
+    coloured = cv2.applyColorMap(cv2.resize(levels, frame.shape[1::-1]), cv2.COLORMAP_TURBO)
+    return np.asarray(cv2.addWeighted(frame, 0.4, coloured, 0.6, 0), np.uint8)
+
+
+PEERS: Mapping[str, Callable[[Any, ModelSpec, bytes], Peer]] = {
+    "pytorch-grad-cam": grad_cam,
+    "torch-cam": torch_cam,
+    "captum": captum,
+    "OpenVINO, dkcam's graph": openvino,
+}

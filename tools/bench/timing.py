@@ -1,0 +1,47 @@
+"""Paired rounds: every candidate runs once in each round, in turning order, so that a busy moment hits all alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Candidate = Callable[[int], Any]  # given the number of the round
+
+
+@dataclass(frozen=True)
+class Row:
+    """ms: median of the rounds. ratio: median over rounds of this one's time to the reference's, of which it is 1."""
+
+    name: str
+    ms: float
+    ratio: float
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Something that could not be measured here, and why."""
+
+    name: str
+    reason: str
+
+
+def paired(candidates: Mapping[str, Candidate], reference: str, rounds: int, warm: int = 2) -> list[Row]:
+    """Rows in the candidates' order. ``warm``: rounds that are not counted."""
+    names = list(candidates)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(warm + rounds):
+        turned = names[number % len(names) :] + names[: number % len(names)]
+        for name in turned:
+            start = time.perf_counter()
+            candidates[name](number)
+            if number >= warm:
+                times[name].append((time.perf_counter() - start) * 1e3)
+
+    def ratio(name: str) -> float:
+        return statistics.median(a / b for a, b in zip(times[name], times[reference], strict=True))
+
+    return [Row(name, statistics.median(times[name]), ratio(name), rounds) for name in names]

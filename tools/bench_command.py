@@ -1,0 +1,176 @@
+"""``dk-bench``: how fast this machine explains frames, and beside what."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dkcam.tools.cli import SIZE, user_errors
+
+if TYPE_CHECKING:
+    from dkcam.tools.bench.groups import Graphs, Rows
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--model", type=click.Path(path_type=Path), help="A checkpoint (.pt) or an .onnx file. Default: the demo model.")
+@click.option("--random-width", type=click.FloatRange(0.05, 4), help="Random weights of this width instead; 1 is ResNet-50.")
+@click.option("--size", type=SIZE, help="Input height x width for checkpoints. Default: the checkpoint's, else 224x224.")
+@click.option("--calibration", type=click.Path(path_type=Path), help="Road pictures for int8. Default: rendered scenes.")
+@click.option("--device", default="auto", show_default=True, help="auto, tensorrt, cuda, cpu or openvino.")
+@click.option("--threads", type=click.IntRange(0, 512), default=0, help="CPU threads for inference.  [default: one per core]")
+@click.option("--rounds", type=click.IntRange(min=3), default=30, show_default=True, help="Paired rounds of every measurement.")
+@click.option("--peers", is_flag=True, help="Also pytorch-grad-cam, torch-cam, captum and OpenVINO, where installed.")
+@click.option("--json", "target", type=click.Path(path_type=Path), help="Write the figures as JSON.")
+@user_errors
+def main(
+    model: Path | None,
+    random_width: float | None,
+    size: tuple[int, int] | None,
+    calibration: Path | None,
+    device: str,
+    threads: int,
+    rounds: int,
+    peers: bool,
+    target: Path | None,
+) -> None:
+    """Measure inference, every stage and the whole way from frame to overlay. Ratios hold within one run."""
+    import tempfile
+
+    from dkcam.errors import DataError
+    from dkcam.files import check_target, write_file
+    from dkcam.tools.bench.groups import every_group, first_frame
+
+    if target is not None:
+        check_target(target, {model: "the model"} if model else {}, DataError)
+    if model is not None and random_width is not None:
+        raise DataError("--model and --random-width contradict each other; leave one out")
+    graphs = _graphs(model, random_width, size, calibration, device, threads)
+    found: dict[str, Any] = {"machine": _machine(), "model": _described(graphs), "groups": []}
+    click.echo(f"{found['model']['text']} on {found['machine']['processor']}, {found['machine']['cores']} cores")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        file.write_bytes(graphs.fp32)
+        started = first_frame(file, device, threads)
+    found["first_frame"] = started
+    click.echo(f"first overlay {started['seconds']:.2f} s after start, {started['peak_memory_mb']:.0f} MB at most\n")
+    for title, reference, rows in every_group(graphs, rounds, peers, lambda what: click.echo(f"{what} …", err=True)):
+        _print(title, reference, rows)
+        found["groups"].append({"title": title, "reference": reference, "rows": [asdict(row) for row in rows]})
+    if target is not None:
+        write_file(target, (json.dumps(found, indent=1) + "\n").encode(), DataError)
+        click.echo(f"wrote {target}")
+
+
+def _graphs(
+    model: Path | None, random_width: float | None, size: tuple[int, int] | None, calibration: Path | None, device: str, threads: int
+) -> Graphs:
+    from dkcam.errors import DataError, ModelFileError
+    from dkcam.files import read_file
+    from dkcam.runtime.explainer import DEMO_MODEL
+    from dkcam.tools.bench.groups import Graphs
+
+    if model is None and random_width is None:
+        model = DEMO_MODEL.with_suffix(".pt") if _has_torch() else DEMO_MODEL
+    if model is not None and model.suffix == ".onnx":
+        if size is not None:
+            raise DataError(f"--size: {model} has its size already; give the checkpoint")
+        return Graphs(read_file(model, "an exported model (model.onnx)", ModelFileError), device, threads)
+    if not _has_torch():
+        raise DataError("checkpoints need torch and onnx; pip install 'dkcam[export]', or give an .onnx file")
+    from dkcam.export.checkpoint import Checkpoint, load_checkpoint
+    from dkcam.export.exporter import export
+    from dkcam.export.model import ModelConfig, ResNet
+    from dkcam.export.options import ExportOptions
+
+    if model is not None:
+        checkpoint = load_checkpoint(model, size=size)
+    else:
+        assert random_width is not None
+        network = ResNet(ModelConfig(1000, "dropkey", random_width))
+        network.initialise(0)
+        checkpoint = Checkpoint(network.config, network.state_dict(), tuple(f"class {i}" for i in range(1000)), size)
+    data = export(checkpoint, ExportOptions(size=size), check=False).data
+    return Graphs(data, device, threads, checkpoint, size, calibration)
+
+
+def _has_torch() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("torch") is not None and find_spec("onnx") is not None
+
+
+def _described(graphs: Graphs) -> dict[str, Any]:
+    engine = graphs.open(graphs.fp32)
+    spec = engine.spec
+    text = f"{spec.variant}, width {spec.model_width:g}, {spec.height}x{spec.width}, {len(spec.labels)} classes on {engine.device}"
+    return {
+        "text": text,
+        "spec": json.loads(spec.to_json()),
+        "device": engine.device,
+        "random": graphs.checkpoint is not None and not spec.checkpoint_sha256,
+    }
+
+
+def _machine() -> dict[str, Any]:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    from dkcam.engines.onnxruntime_engine import cores
+    from dkcam.runtime.kernels import is_native
+
+    versions = {}
+    for name in (
+        "dkcam",
+        "torch",
+        "onnxruntime",
+        "onnxruntime-gpu",
+        "opencv-python",
+        "numpy",
+        "grad-cam",
+        "torchcam",
+        "captum",
+        "openvino",
+    ):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "processor": _processor(),
+        "cores": cores(),
+        "python": platform.python_version(),
+        "native_kernels": is_native(),
+        "versions": versions,
+    }
+
+
+def _processor() -> str:
+    import platform
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _print(title: str, reference: str, rows: Rows) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from dkcam.tools.bench.timing import Row
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    table.add_column("ms", justify="right")
+    table.add_column(f"times {reference}", justify="right")
+    for row in rows:
+        if isinstance(row, Row):
+            table.add_row(row.name, f"{row.ms:.2f}", f"{row.ratio:.3f}")
+        else:
+            table.add_row(row.name, "skipped", row.reason)
+    Console().print(table)
