@@ -11,6 +11,8 @@ import click
 
 from dkcam.tools.cli import SIZE, user_errors
 
+PEER_PACKAGES = ("grad-cam", "torchcam", "captum", "openvino")
+
 if TYPE_CHECKING:
     from dkcam.tools.bench.groups import Graphs, Rows
 
@@ -42,12 +44,14 @@ def main(
 
     from dkcam.errors import DataError
     from dkcam.files import check_target, write_file
+    from dkcam.runtime.process import keep_freed_memory
     from dkcam.tools.bench.groups import every_group, first_frame
 
     if target is not None:
         check_target(target, {model: "the model"} if model else {}, DataError)
     if model is not None and random_width is not None:
         raise DataError("--model and --random-width contradict each other; leave one out")
+    keep_freed_memory()  # as dk-run does
     graphs = _graphs(model, random_width, size, calibration, device, threads)
     found: dict[str, Any] = {"machine": _machine(), "model": _described(graphs), "groups": []}
     click.echo(f"{found['model']['text']} on {found['machine']['processor']}, {found['machine']['cores']} cores")
@@ -107,12 +111,8 @@ def _described(graphs: Graphs) -> dict[str, Any]:
     engine = graphs.open(graphs.fp32)
     spec = engine.spec
     text = f"{spec.variant}, width {spec.model_width:g}, {spec.height}x{spec.width}, {len(spec.labels)} classes on {engine.device}"
-    return {
-        "text": text,
-        "spec": json.loads(spec.to_json()),
-        "device": engine.device,
-        "random": graphs.checkpoint is not None and not spec.checkpoint_sha256,
-    }
+    random = graphs.checkpoint is not None and not spec.checkpoint_sha256
+    return {"text": text + (", random weights" if random else ""), "device": engine.device, "spec": json.loads(spec.to_json())}
 
 
 def _machine() -> dict[str, Any]:
@@ -123,29 +123,13 @@ def _machine() -> dict[str, Any]:
     from dkcam.runtime.kernels import is_native
 
     versions = {}
-    for name in (
-        "dkcam",
-        "torch",
-        "onnxruntime",
-        "onnxruntime-gpu",
-        "opencv-python",
-        "numpy",
-        "grad-cam",
-        "torchcam",
-        "captum",
-        "openvino",
-    ):
+    for name in ("dkcam", "torch", "onnxruntime", "onnxruntime-gpu", "opencv-python", "numpy", *PEER_PACKAGES):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return {
-        "processor": _processor(),
-        "cores": cores(),
-        "python": platform.python_version(),
-        "native_kernels": is_native(),
-        "versions": versions,
-    }
+    python = platform.python_version()
+    return {"processor": _processor(), "cores": cores(), "python": python, "native_kernels": is_native(), "versions": versions}
 
 
 def _processor() -> str:
