@@ -32,7 +32,7 @@ def grad_cam(module: Any, spec: ModelSpec, data: bytes) -> Peer:
     cam = GradCAM(model=module, target_layers=[module.layer4])
 
     def run(frame: Frame) -> Any:
-        heat = cam(input_tensor=tensor_of(frame, spec))[0]
+        heat = cam(input_tensor=tensor_of(frame, spec), targets=None)[0]
         return show_cam_on_image(frame[..., ::-1].astype(np.float32) / 255, cv2.resize(heat, frame.shape[1::-1]), use_rgb=True)
 
     return run
