@@ -60,6 +60,14 @@ def graph_input(pictures: NDArray[np.uint8], spec: ModelSpec) -> NDArray[Any]:
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
 
 
+def draw_masks(spec: ModelSpec, rng: np.random.Generator, height: int | None = None, width: int | None = None) -> NDArray[np.bool_] | None:
+    """DropKey masks bool [N, T, T] for an input size (default: the spec's); None for graphs without samples."""
+    if not spec.samples:
+        return None
+    tokens = spec.tokens(height, width)
+    return rng.random((spec.samples, tokens, tokens)) < spec.mask_ratio
+
+
 def check_inputs(spec: ModelSpec, image: NDArray[Any], classes: NDArray[np.int64], key_mask: NDArray[np.bool_] | None) -> None:
     """Errors: InputError with the expected and the actual shape, type or range."""
     _check_image(spec, image)

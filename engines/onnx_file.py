@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from dkcam.errors import EngineError, ModelFileError
 from dkcam.spec import SPEC_KEY, ModelSpec
 
@@ -17,7 +19,12 @@ def read_spec(data: bytes, source: str) -> ModelSpec:
         model = onnx.load_model_from_string(data)
     except DecodeError as error:
         raise ModelFileError(f"{source} is not a whole ONNX model; export it again with dk-export") from error
-    text = next((entry.value for entry in model.metadata_props if entry.key == SPEC_KEY), None)
+    return spec_of({entry.key: entry.value for entry in model.metadata_props}, source)
+
+
+def spec_of(metadata: Mapping[str, str], source: str) -> ModelSpec:
+    """The spec among a file's metadata. Errors: ModelFileError where dk-export wrote none."""
+    text = metadata.get(SPEC_KEY)
     if text is None:
         raise ModelFileError(
             f"{source} is an ONNX file without {SPEC_KEY}: dk-export did not write it; export your checkpoint with dk-export model.pt"

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from dkcam.engines.cache import cache_folder
 from dkcam.engines.engine import EngineOptions, Outputs, check_inputs
+from dkcam.engines.onnx_file import spec_of
 from dkcam.errors import EngineError, ModelFileError
 from dkcam.files import Replacement
-from dkcam.spec import SPEC_KEY, ModelSpec
+from dkcam.spec import SPEC_KEY
 
 KEPT = 32  # optimised graphs in the cache; the oldest go first
 
@@ -68,12 +69,7 @@ class OnnxRuntime:
         if session.get_providers()[0] != provider:
             raise EngineError(f"{provider} could not start and onnxruntime fell back to {session.get_providers()[0]}; {_remedy(kind)}")
         self._session = session
-        text = session.get_modelmeta().custom_metadata_map.get(SPEC_KEY)
-        if text is None:
-            raise ModelFileError(
-                f"{source} is an ONNX file without {SPEC_KEY}: dk-export did not write it; export your checkpoint with dk-export model.pt"
-            )
-        self.spec = ModelSpec.from_json(text, source)
+        self.spec = spec_of(session.get_modelmeta().custom_metadata_map, source)
         self._check_interface(source)
         self._names = [output.name for output in session.get_outputs()]
         self._inputs = {value.name for value in session.get_inputs()}

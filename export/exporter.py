@@ -9,12 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dkcam.engines.progress import Report, silent
 from dkcam.errors import EngineError, ExportError
 from dkcam.export.checkpoint import Checkpoint
 from dkcam.export.graph import write_graph
 from dkcam.export.options import ExportOptions
 from dkcam.export.precision.build import LowPrecision, lower
-from dkcam.export.precision.search import Report
 from dkcam.export.verify import TOLERANCE, Parity, verify
 from dkcam.spec import ModelSpec
 
@@ -96,7 +96,7 @@ def export(
     *,
     check: bool = True,
     calibration: Path | None = None,
-    report: Report = lambda what, done, total: None,
+    report: Report = silent,
 ) -> Exported:
     """Write and verify a graph in memory.
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkcam.engines import open_bytes
-from dkcam.engines.engine import graph_input
+from dkcam.engines.engine import draw_masks, graph_input
 from dkcam.errors import ParityError
 from dkcam.export.checkpoint import Checkpoint
 from dkcam.export.graph import write_graph
@@ -95,10 +95,7 @@ def verify(data: bytes, checkpoint: Checkpoint, spec: ModelSpec, calibration: Pa
         kinds["calibration"] = [found[i % len(found)] for i in range(max(batch, 2))]
     count = spec.explain or min(2, len(spec.labels))
     classes = np.array([-1, *range(count - 1)], np.int64)
-    mask = None
-    if spec.samples:
-        tokens = spec.tokens(height, width)
-        mask = rng.random((spec.samples, tokens, tokens)) < spec.mask_ratio
+    mask = draw_masks(spec, rng, height, width)
     rows: list[Row] = []
     maps: list[NDArray[np.generic]] = []
     for kind, pictures in kinds.items():

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 import dkcam
 from dkcam.engines import Engine, EngineOptions, open_engine
+from dkcam.engines.engine import draw_masks
 from dkcam.errors import InputError, ModelFileError
 from dkcam.runtime.explanation import Explanation
 from dkcam.runtime.geometry import Fit
@@ -49,10 +50,7 @@ class Explainer:
             raise ModelFileError(f"this model was exported without {', '.join(sorted(missing))}; leave --outputs out, or name them too")
         self.engine, self.spec, self.resize = engine, spec, resize or spec.resize
         self.classes = np.array([class_number(spec, name) for name in explain], np.int64)
-        self._mask = None
-        if spec.samples:
-            tokens = spec.tokens()
-            self._mask = np.random.default_rng(seed).random((spec.samples, tokens, tokens)) < spec.mask_ratio
+        self._mask = draw_masks(spec, np.random.default_rng(seed))
 
     @property
     def device(self) -> str:

@@ -115,11 +115,6 @@ class Pipeline:
             work()
         except BaseException as error:
             self._failures.append(error)
-            if work == self._infer:  # a source that breaks off ends the run as its end would: what was read goes on
-                self.stop.set()
-        finally:
-            if work == self._infer:
-                self._done.put(None)
 
     def _read(self) -> None:
         try:
@@ -158,6 +153,13 @@ class Pipeline:
                 continue
 
     def _infer(self) -> None:
+        try:
+            self._feed_lanes()
+        finally:
+            self.stop.set()  # a source that breaks off ends the run as its end would: what was read comes this far
+            self._done.put(None)
+
+    def _feed_lanes(self) -> None:
         lanes = self._explainer.engine.lanes
         free = threading.Semaphore(lanes)  # a frame is taken when a lane is free: of a live source the newest
         with ThreadPoolExecutor(lanes) as pool:

@@ -15,8 +15,6 @@ from click.core import ParameterSource
 from dkcam.errors import ExportError
 from dkcam.tools.cli import LIST, RANGE, SIZE, user_errors
 
-ENGINE_SUFFIXES = (".engine", ".plan")
-
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -98,7 +96,9 @@ def main(
 
     engine_file = None
     if engine is not None:
-        engine_file = output if output and output.suffix in ENGINE_SUFFIXES else (output or model).with_suffix(".engine")
+        from dkcam.engines.tensorrt.files import SUFFIXES
+
+        engine_file = output if output and output.suffix in SUFFIXES else (output or model).with_suffix(".engine")
     if model.suffix == ".onnx":
         _engine_alone(model, engine_file, batch)
         return
@@ -179,8 +179,10 @@ def _build(data: bytes, source: Path, engine_file: Path, batch: tuple[int, int, 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """What is being done, on a terminal; nothing otherwise."""
+    from dkcam.engines.progress import silent
+
     if not sys.stderr.isatty():
-        yield lambda what, done, total: None
+        yield silent
         return
     from rich.console import Console
 

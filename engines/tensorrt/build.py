@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dkcam.engines.cache import cache_folder
+from dkcam.engines.progress import Report, silent
 from dkcam.engines.tensorrt.library import Library
 from dkcam.engines.tensorrt.profile import Profile
 from dkcam.errors import DkcamError, EngineError
 from dkcam.files import write_file
 from dkcam.spec import ModelSpec
-
-Report = Callable[[str, int, int], None]
 
 
 def build_plan(
@@ -22,7 +20,7 @@ def build_plan(
     source: str,
     spec: ModelSpec,
     profile: Profile,
-    report: Report = lambda what, done, total: None,
+    report: Report = silent,
 ) -> bytes:
     """The plan's bytes for an ONNX file's bytes.
 

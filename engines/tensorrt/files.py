@@ -16,7 +16,7 @@ from typing import Any
 from dkcam.engines.tensorrt.library import Gpu, Library
 from dkcam.engines.tensorrt.profile import Profile
 from dkcam.errors import EngineError, ModelFileError
-from dkcam.files import exists, read_file, write_file
+from dkcam.files import check_target, exists, read_file, write_file
 from dkcam.spec import ModelSpec
 
 FORMAT = "dkcam-engine-1"
@@ -52,8 +52,8 @@ def write_engine(path: Path, plan: Plan, library: Library, gpu: Gpu | None) -> N
         "spec": json.loads(plan.spec.to_json()),
     }
     sidecar = sidecar_of(path)
-    if exists(sidecar):
-        sidecar.unlink()
+    check_target(sidecar, {}, EngineError)
+    sidecar.unlink(missing_ok=True)
     write_file(path, plan.data, EngineError)
     write_file(sidecar, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode(), EngineError)
 

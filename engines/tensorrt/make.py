@@ -6,7 +6,8 @@ import hashlib
 from pathlib import Path
 
 from dkcam.engines.onnx_file import read_spec
-from dkcam.engines.tensorrt.build import Report, build_plan
+from dkcam.engines.progress import Report, silent
+from dkcam.engines.tensorrt.build import build_plan
 from dkcam.engines.tensorrt.files import Plan, write_engine
 from dkcam.engines.tensorrt.library import find_gpu, load_tensorrt
 from dkcam.engines.tensorrt.profile import Profile
@@ -18,7 +19,7 @@ def make_engine(
     source: str,
     path: Path,
     batch: tuple[int, int, int] | None = None,
-    report: Report = lambda what, done, total: None,
+    report: Report = silent,
 ) -> Plan:
     """Build ``path`` and its sidecar from an ONNX file's bytes; ``source`` names it in errors.
 

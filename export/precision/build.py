@@ -13,6 +13,7 @@ from torch import nn
 
 from dkcam.engines import Engine, open_bytes
 from dkcam.engines.engine import graph_input
+from dkcam.engines.progress import Report, silent
 from dkcam.errors import ExportError
 from dkcam.export.checkpoint import Checkpoint
 from dkcam.export.graph import write_graph
@@ -21,17 +22,16 @@ from dkcam.export.pictures import load_pictures
 from dkcam.export.precision.calibrate import calibrate
 from dkcam.export.precision.fidelity import THRESHOLDS, Fidelity, FidelityError, Thresholds, compare, truths
 from dkcam.export.precision.numerics import Half, Int8, Numerics
-from dkcam.export.precision.search import Kept, Report, fit
+from dkcam.export.precision.search import Kept, fit
 from dkcam.export.reference import Reference
 from dkcam.rendered import random_scene, render
-from dkcam.spec import STRIDE, ModelSpec
+from dkcam.spec import ModelSpec
 
 SHARES = {"calibrate": 1, "choose": 2, "judge": 4}  # of the pictures
 MOST = 224
 FEWEST = 14
 
 Pictures = Sequence[NDArray[np.uint8]]
-_silent: Report = lambda what, done, total: None  # noqa: E731
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class LowPrecision:
 
 
 def lower(
-    checkpoint: Checkpoint, spec: ModelSpec, calibration: Path | None, *, check: bool = True, report: Report = _silent
+    checkpoint: Checkpoint, spec: ModelSpec, calibration: Path | None, *, check: bool = True, report: Report = silent
 ) -> LowPrecision:
     """Numerics for ``spec.precision`` and ``spec.target``.
 
@@ -123,7 +123,7 @@ def multiplications(model: ResNet, spec: ModelSpec) -> dict[str, int]:
 
             hooks.append(module.register_forward_hook(count).remove)
     with torch.inference_mode():
-        model(torch.zeros(1, 3, max(spec.height, STRIDE), max(spec.width, STRIDE)))
+        model(torch.zeros(1, 3, spec.height, spec.width))
     for remove in hooks:
         remove()
     return found

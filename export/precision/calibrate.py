@@ -16,6 +16,7 @@ from dkcam.export.precision.numerics import Range
 
 BINS = 2048
 CANDIDATES = 100
+STEPS = 255  # of 8 bits
 BATCH = 4
 
 
@@ -35,7 +36,7 @@ class _Watcher(fx.Interpreter):
         return value
 
 
-def calibrate(model: ResNet, pictures: Sequence[NDArray[np.float32]], bits: int = 8) -> dict[str, Range]:
+def calibrate(model: ResNet, pictures: Sequence[NDArray[np.float32]]) -> dict[str, Range]:
     """Ranges (low, high) of every activation, with low 0 for those after a ReLU.
 
     pictures: normalised float32 [3, H, W], all of one size. Two passes: extremes, then a histogram of each.
@@ -58,17 +59,17 @@ def calibrate(model: ResNet, pictures: Sequence[NDArray[np.float32]], bits: int 
             watcher = _Watcher(body, seen)
             for start in range(0, len(pictures), BATCH):
                 watcher.run(torch.from_numpy(np.stack(pictures[start : start + BATCH])))
-    return {name: best_range(counts[name], *extremes[name], bits) for name in extremes}
+    return {name: best_range(counts[name], *extremes[name]) for name in extremes}
 
 
-def best_range(counts: NDArray[np.int64], low: float, high: float, bits: int = 8) -> Range:
+def best_range(counts: NDArray[np.int64], low: float, high: float) -> Range:
     """The range, shrunk from (low, high) by one factor, whose rounding and clipping errors are least in the mean square."""
     high = max(high, low + 1e-6)
     centres = low + (np.arange(len(counts)) + 0.5) * (high - low) / len(counts)
     best, least = (low, high), np.inf
     for share in np.linspace(1 / CANDIDATES, 1, CANDIDATES):
         bottom, top = low * share, high * share
-        step = (top - bottom) / (2**bits - 1)
+        step = (top - bottom) / STEPS
         outside = np.clip(centres, bottom, top) - centres
         # inside, values between two steps are off by step²/12 on average
         error = float((counts * np.where(outside != 0, (np.abs(outside) + step / 4) ** 2, step**2 / 12)).sum())

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkcam.engines import Engine
-from dkcam.engines.engine import graph_input
+from dkcam.engines.engine import draw_masks, graph_input
 from dkcam.errors import ExportError
 from dkcam.export.reference import Reference
 from dkcam.spec import ModelSpec
@@ -83,7 +83,7 @@ def truths(reference: Reference, spec: ModelSpec, pictures: Pictures) -> list[Tr
     """Run the torch model; graphs with masks get one set of masks, here and in ``compare``."""
     found = []
     for picture in pictures:
-        said = reference.run(graph_input(_batch(picture, spec), spec), _classes(spec, -1), _mask(spec))
+        said = reference.run(graph_input(_batch(picture, spec), spec), _classes(spec, -1), draw_masks(spec, np.random.default_rng(0)))
         probabilities = said["probabilities"][0]
         heatmap = said["heatmap"][0, 0] if "heatmap" in spec.outputs else None
         found.append(Truth(picture, probabilities, int(probabilities.argmax()), heatmap))
@@ -95,7 +95,9 @@ def compare(engine: Engine, expected: Sequence[Truth]) -> Fidelity:
     spec = engine.spec
     kept, errors, pearsons, spearmans, overlaps, shifts = [], [0.0], [], [], [], []
     for truth in expected:
-        said = engine.run(graph_input(_batch(truth.picture, spec), spec), _classes(spec, truth.top), _mask(spec))
+        said = engine.run(
+            graph_input(_batch(truth.picture, spec), spec), _classes(spec, truth.top), draw_masks(spec, np.random.default_rng(0))
+        )
         scores = next((said[name][0] for name in ("probabilities", "logits") if name in said), None)
         if scores is not None and truth.probabilities.max() >= CONFIDENT:
             kept.append(int(scores.argmax()) == truth.top)
@@ -140,10 +142,3 @@ def _batch(picture: NDArray[np.uint8], spec: ModelSpec) -> NDArray[np.uint8]:
 
 def _classes(spec: ModelSpec, number: int) -> NDArray[np.int64]:
     return np.full(spec.explain or 1, number, np.int64)
-
-
-def _mask(spec: ModelSpec) -> NDArray[np.bool_] | None:
-    if not spec.samples:
-        return None
-    tokens = spec.tokens()
-    return np.random.default_rng(0).random((spec.samples, tokens, tokens)) < spec.mask_ratio

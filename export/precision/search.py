@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from dkcam.engines import Engine
+from dkcam.engines.progress import Report, silent
 from dkcam.export.precision.fidelity import Fidelity, Thresholds, Truth, compare
 from dkcam.export.precision.numerics import Int8
 
 Open = Callable[[Int8], Engine]
-Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def fit(
     open_file: Open,
     expected: Sequence[Truth],
     wanted: Thresholds,
-    report: Report = lambda what, done, total: None,
+    report: Report = silent,
 ) -> tuple[Int8, tuple[Kept, ...], Fidelity]:
     """The fewest convolutions, taken in order of harm, whose float32 lifts the file over the thresholds.
 
@@ -50,6 +51,7 @@ def fit(
     order = sorted(names, key=lambda name: -harms[name])
     total = sum(multiplications.values())
 
+    @cache  # the search comes back to the count it settles on
     def attempt(count: int) -> tuple[Int8, Fidelity]:
         report("keeping layers in float32", count, len(names))
         numerics = replace(start, kept=frozenset(order[:count]))

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkcam.engines import Engine, EngineOptions, open_bytes
+from dkcam.engines.engine import draw_masks
 from dkcam.rendered import Drive
 from dkcam.runtime import kernels
 from dkcam.runtime.explainer import Explainer
 from dkcam.runtime.geometry import Fit
 from dkcam.runtime.overlay import draw, map_table
-from dkcam.tools.bench.peers import PEERS, Peer, opencv_overlay
+from dkcam.tools.bench.peers import PEERS, Peer, opencv_overlay, usual_input
 from dkcam.tools.bench.timing import Candidate, Row, Skipped, paired
 
 Report = Callable[[str], None]
@@ -47,6 +48,11 @@ class Graphs:
         from dkcam.export.options import ExportOptions
 
         return export(self.checkpoint, ExportOptions(size=self.size, **options), check=False, calibration=self.calibration).data
+
+    @cached_property
+    def int8(self) -> bytes:
+        """Calibrated once, for the device's kind."""
+        return self.other(precision="int8", target="cpu" if self.device in ("auto", "cpu") else "gpu")
 
 
 def frames(height: int, width: int, count: int = 4) -> list[NDArray[np.uint8]]:
@@ -80,7 +86,7 @@ def _runs(graphs: Graphs, data: bytes, classes: int = 1) -> Candidate:
     spec = engine.spec
     prepared = [kernels.network_input(frame, Fit(720, 1280, spec.height, spec.width))[None] for frame in frames(720, 1280)]
     chosen = -1 - np.arange(classes)
-    mask = np.random.default_rng(0).random((spec.samples, spec.tokens(), spec.tokens())) < spec.mask_ratio if spec.samples else None
+    mask = draw_masks(spec, np.random.default_rng(0))
     return lambda number: engine.run(prepared[number % len(prepared)], chosen, mask)
 
 
@@ -101,7 +107,7 @@ def _precision(graphs: Graphs, rounds: int) -> Rows:
     candidates = {"fp32": _runs(graphs, graphs.fp32)}
     if graphs.checkpoint:
         candidates["fp16"] = _runs(graphs, graphs.other(precision="fp16"))
-        candidates["int8"] = _runs(graphs, graphs.other(precision="int8", target="cpu" if graphs.device in ("auto", "cpu") else "gpu"))
+        candidates["int8"] = _runs(graphs, graphs.int8)
     return [*paired(candidates, "fp32", rounds), *_skipped(["fp16", "int8"], graphs)]
 
 
@@ -150,14 +156,9 @@ def _downscale(graphs: Graphs, rounds: int) -> Rows:
     pictures, spec = frames(1080, 1920), graphs.open(graphs.fp32).spec
     fit = Fit(1080, 1920, spec.height, spec.width)
 
-    def opencv(number: int) -> Any:
-        rgb = cv2.resize(pictures[number % 4], (spec.width, spec.height), interpolation=cv2.INTER_AREA)[..., ::-1]
-        values = (rgb.astype(np.float32) / 255 - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
-        return np.ascontiguousarray(values.transpose(2, 0, 1))
-
     candidates: dict[str, Candidate] = {
         "dkcam": lambda n: kernels.network_input(pictures[n % 4], fit, normalise=(spec.mean, spec.std)),
-        "OpenCV INTER_AREA and NumPy": opencv,
+        "OpenCV INTER_AREA and NumPy": lambda n: usual_input(pictures[n % 4], spec),
     }
     return list(paired(candidates, "dkcam", rounds))
 
@@ -168,7 +169,7 @@ def _whole(graphs: Graphs, rounds: int, peers: bool) -> Rows:
     candidates: dict[str, Candidate] = {"dkcam": lambda n: explainer(pictures[n % 4]).overlay(pictures[n % 4])}
     missing = _skipped(["dkcam, int8"], graphs)
     if graphs.checkpoint:
-        low = Explainer(graphs.open(graphs.other(precision="int8", target="cpu" if graphs.device in ("auto", "cpu") else "gpu")))
+        low = Explainer(graphs.open(graphs.int8))
         candidates["dkcam, int8"] = lambda n: low(pictures[n % 4]).overlay(pictures[n % 4])
     if peers:
         missing += _skipped(list(PEERS), graphs)

@@ -15,13 +15,18 @@ Frame = NDArray[np.uint8]
 Peer = Callable[[Frame], Any]
 
 
-def tensor_of(frame: Frame, spec: ModelSpec) -> Any:
-    """The usual preprocessing: resize, scale, normalise, float32 [1, 3, H, W]."""
-    import torch
-
+def usual_input(frame: Frame, spec: ModelSpec) -> NDArray[np.float32]:
+    """The usual preprocessing: resize, scale, normalise, float32 [3, H, W]."""
     rgb = cv2.resize(frame, (spec.width, spec.height), interpolation=cv2.INTER_AREA)[..., ::-1]
     values = (rgb.astype(np.float32) / 255 - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
-    return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)[None]))
+    return np.ascontiguousarray(values.transpose(2, 0, 1), np.float32)
+
+
+def tensor_of(frame: Frame, spec: ModelSpec) -> Any:
+    """The same as a torch tensor with a batch of one."""
+    import torch
+
+    return torch.from_numpy(usual_input(frame, spec)[None])
 
 
 def grad_cam(module: Any, spec: ModelSpec, data: bytes) -> Peer:
