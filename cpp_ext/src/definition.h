@@ -1,7 +1,6 @@
 // What the results are, for CPU and CUDA alike: tables computed once per size, and the arithmetic of one pixel.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -13,6 +12,7 @@
 #else
 #define DKCAM_BOTH inline
 #endif
+// Compiled without fused multiply-add for both, so that they round alike.
 
 namespace dkcam {
 
@@ -21,34 +21,51 @@ namespace dkcam {
 constexpr int kWeightBits = 14;
 constexpr int kMiddleBits = 7;  // between the two axes: 255 * 2^7 fits a signed 16-bit number
 
+// Area averaging of `inputs` cells to `outputs` cells, outputs <= inputs: what one output takes.
+struct Share {
+    double ratio, start;
+    int first, count;  // the first input that counts, and how many do
+};
+
+DKCAM_BOTH Share share_of(int inputs, int outputs, int output) {
+    const double ratio = static_cast<double>(inputs) / outputs, start = output * ratio, end = start + ratio;
+    const int first = static_cast<int>(start + 1e-9), last = static_cast<int>(ceil(end - 1e-9));
+    const int from = first < inputs - 1 ? first : inputs - 1;
+    const int to = last < from + 1 ? from + 1 : last < inputs ? last : inputs;
+    return {ratio, start, from, to - from};
+}
+
+// Weights add to exactly 1: each is the difference of two rounded sums.
+DKCAM_BOTH int weight_upto(const Share &share, int which) {
+    if (which < 0) return 0;
+    const double covered = which + 1 >= share.count ? 1.0 : (share.first + which + 1 - share.start) / share.ratio;
+    return static_cast<int>(lround(covered * (1 << kWeightBits)));
+}
+
+DKCAM_BOTH int weight_of(const Share &share, int which) { return weight_upto(share, which) - weight_upto(share, which - 1); }
+
+// Weights to keep for an output, even: the last one is 0 where the count is odd.
+inline int most_weights(int inputs, int outputs) { return (static_cast<int>(ceil(static_cast<double>(inputs) / outputs)) + 2) / 2 * 2; }
+
 struct Shares {
-    int most = 0;                // weights per output, even: the last one is 0 where the count is odd
+    int most = 0;                // weights per output
     std::vector<int> first;      // [outputs] the first input that counts
     std::vector<int> count;      // [outputs] how many count
     std::vector<int16_t> weights;  // [outputs, most]
 };
 
-// Area averaging of `inputs` cells to `outputs` cells, outputs <= inputs.
 inline Shares area_shares(int inputs, int outputs) {
-    const double ratio = static_cast<double>(inputs) / outputs;
     Shares shares;
-    shares.most = (static_cast<int>(std::ceil(ratio)) + 2) / 2 * 2;
+    shares.most = most_weights(inputs, outputs);
     shares.first.resize(outputs);
     shares.count.resize(outputs);
     shares.weights.assign(static_cast<size_t>(outputs) * shares.most, 0);
     for (int i = 0; i < outputs; ++i) {
-        const double start = i * ratio, end = start + ratio;
-        const int first = std::min(static_cast<int>(start + 1e-9), inputs - 1);
-        const int last = std::clamp(static_cast<int>(std::ceil(end - 1e-9)), first + 1, inputs);
-        shares.first[i] = first;
-        shares.count[i] = last - first;
-        int before = 0;
-        for (int k = first; k < last; ++k) {
-            const double covered = k + 1 == last ? 1.0 : (k + 1 - start) / ratio;
-            const int upto = static_cast<int>(std::lround(covered * (1 << kWeightBits)));
-            shares.weights[static_cast<size_t>(i) * shares.most + (k - first)] = static_cast<int16_t>(upto - before);
-            before = upto;
-        }
+        const Share share = share_of(inputs, outputs, i);
+        shares.first[i] = share.first;
+        shares.count[i] = share.count;
+        for (int k = 0; k < share.count; ++k)
+            shares.weights[static_cast<size_t>(i) * shares.most + k] = static_cast<int16_t>(weight_of(share, k));
     }
     return shares;
 }
@@ -63,32 +80,37 @@ struct Place {
     float share;    // of `high`
 };
 
+DKCAM_BOTH Place place_of(int pixel, int size, int cells, double scale, int offset) {
+    const double place = (pixel + 0.5) * scale + offset;
+    const double at = place * cells / size - 0.5;
+    const double cell = at < 0 ? 0 : at > cells - 1 ? cells - 1 : at;
+    const int low = static_cast<int>(cell);
+    const bool seen = place >= 0 && place <= size;
+    return {seen ? low : -1, low + 1 < cells ? low + 1 : cells - 1, static_cast<float>(cell - low)};
+}
+
 inline std::vector<Place> places(int pixels, int size, int cells, double scale, int offset) {
     std::vector<Place> found(pixels);
-    for (int i = 0; i < pixels; ++i) {
-        const double place = (i + 0.5) * scale + offset;
-        const double cell = std::clamp(place * cells / size - 0.5, 0.0, static_cast<double>(cells - 1));
-        const int low = static_cast<int>(cell);
-        const bool seen = place >= 0 && place <= size;
-        found[i] = {seen ? low : -1, std::min(low + 1, cells - 1), static_cast<float>(cell - low)};
-    }
+    for (int i = 0; i < pixels; ++i) found[i] = place_of(i, size, cells, scale, offset);
     return found;
 }
 
 // Factor that takes a heatmap's maximum to 255; 0 for a map without heat or with an infinity.
-inline float level_factor(const float *heat, int cells) {
-    float top = 0;
-    for (int i = 0; i < cells; ++i) top = heat[i] > top ? heat[i] : top;
-    return top > 0 && std::isfinite(255.0f / top) && std::isfinite(top) ? 255.0f / top : 0.0f;
+DKCAM_BOTH float level_factor(float maximum) {
+    const float factor = maximum > 0 ? 255.0f / maximum : 0.0f;
+    return maximum < HUGE_VALF && factor < HUGE_VALF ? factor : 0.0f;
 }
 
-#ifdef __CUDA_ARCH__
-DKCAM_BOTH float mix(float low, float high, float share) { return __fadd_rn(low, __fmul_rn(__fsub_rn(high, low), share)); }
-DKCAM_BOTH float scaled_cell(float heat, float factor) { return heat > 0 ? __fmul_rn(heat, factor) : 0.0f; }
-#else
+DKCAM_BOTH float larger(float heat, float top) { return heat > top ? heat : top; }
+
+inline float level_factor(const float *heat, int cells) {
+    float top = 0;
+    for (int i = 0; i < cells; ++i) top = larger(heat[i], top);
+    return level_factor(top);
+}
+
 DKCAM_BOTH float mix(float low, float high, float share) { return low + (high - low) * share; }
 DKCAM_BOTH float scaled_cell(float heat, float factor) { return heat > 0 ? heat * factor : 0.0f; }
-#endif
 
 DKCAM_BOTH int level_of(float value) {
     const int level = static_cast<int>(value + 0.5f);

@@ -3,9 +3,14 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/tuple.h>
 
+#include <stdexcept>
+#include <string>
 #include <tuple>
 
 #include "dkcam/kernels.h"
+#ifdef DKCAM_CUDA
+#include "dkcam/kernels_cuda.h"
+#endif
 
 namespace nb = nanobind;
 
@@ -67,6 +72,45 @@ void overlay(const Frame &frame, const Heat &heat, const Tables &tables, const P
                         static_cast<int>(heat.shape(2)), fit, tables.data(), tint, to, threads));
 }
 
+#ifdef DKCAM_CUDA
+using DeviceRows = std::tuple<uintptr_t, ptrdiff_t, int, int>;  // pointer, bytes from row to row, height, width
+
+template <typename Rows>
+Rows on_device(const DeviceRows &rows) {
+    const auto [pointer, stride, height, width] = rows;
+    return {reinterpret_cast<uint8_t *>(pointer), stride, height, width};
+}
+
+void check_launch(int status) {
+    check(status < 0 ? status : 0);
+    if (status != 0) throw std::runtime_error("CUDA error " + std::to_string(status));
+}
+
+void cuda_shrink(const DeviceRows &frame, const DeviceRows &out, uintptr_t stream) {
+    check_launch(dkcam_cuda_shrink(on_device<dkcam_picture>(frame), on_device<dkcam_target>(out), reinterpret_cast<void *>(stream)));
+}
+
+void cuda_shrink_normalised(const DeviceRows &frame, uintptr_t planes, std::tuple<ptrdiff_t, ptrdiff_t> strides, std::tuple<int, int> size,
+                            std::tuple<float, float, float> mean, std::tuple<float, float, float> std, uintptr_t stream) {
+    const auto [m0, m1, m2] = mean;
+    const auto [s0, s1, s2] = std;
+    const float means[3] = {m0, m1, m2}, deviations[3] = {s0, s1, s2};
+    check_launch(dkcam_cuda_shrink_normalised(on_device<dkcam_picture>(frame), reinterpret_cast<float *>(planes), std::get<0>(strides),
+                                              std::get<1>(strides), std::get<0>(size), std::get<1>(size), means, deviations,
+                                              reinterpret_cast<void *>(stream)));
+}
+
+void cuda_overlay(const DeviceRows &frame, uintptr_t heat, std::tuple<int, int, int> shape, uintptr_t tables, const DeviceRows &out,
+                  std::tuple<int, int> size, std::tuple<double, double> scale, std::tuple<int, int> offset, bool tint, uintptr_t stream) {
+    const auto [count, high, wide] = shape;
+    const dkcam_fit fit{std::get<0>(size),   std::get<1>(size),   std::get<0>(scale),
+                        std::get<1>(scale), std::get<0>(offset), std::get<1>(offset)};
+    check_launch(dkcam_cuda_overlay(on_device<dkcam_picture>(frame), reinterpret_cast<const float *>(heat), count, high, wide, fit,
+                                    reinterpret_cast<const uint32_t *>(tables), tint, on_device<dkcam_target>(out),
+                                    reinterpret_cast<void *>(stream)));
+}
+#endif
+
 }  // namespace
 
 NB_MODULE(_native, module) {
@@ -75,4 +119,11 @@ NB_MODULE(_native, module) {
     module.def("shrink_normalised", &shrink_normalised, nb::arg("frame"), nb::arg("out"), nb::arg("mean"), nb::arg("std"), nb::arg("threads"));
     module.def("overlay", &overlay, nb::arg("frame"), nb::arg("heat"), nb::arg("tables"), nb::arg("out"), nb::arg("size"),
                nb::arg("scale"), nb::arg("offset"), nb::arg("tint"), nb::arg("threads"));
+#ifdef DKCAM_CUDA
+    module.def("cuda_shrink", &cuda_shrink, nb::arg("frame"), nb::arg("out"), nb::arg("stream"));
+    module.def("cuda_shrink_normalised", &cuda_shrink_normalised, nb::arg("frame"), nb::arg("planes"), nb::arg("strides"), nb::arg("size"),
+               nb::arg("mean"), nb::arg("std"), nb::arg("stream"));
+    module.def("cuda_overlay", &cuda_overlay, nb::arg("frame"), nb::arg("heat"), nb::arg("shape"), nb::arg("tables"), nb::arg("out"),
+               nb::arg("size"), nb::arg("scale"), nb::arg("offset"), nb::arg("tint"), nb::arg("stream"));
+#endif
 }

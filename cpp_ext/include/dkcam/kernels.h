@@ -2,7 +2,7 @@
  *
  * Pictures are 8-bit, three channels interleaved, rows `stride` bytes apart. Every function returns 0, or -1 when a
  * size is out of range; nothing is written then. `threads` is 1 or more; a call starts and ends its own.
- * The CUDA twins (cuda/kernels.cu) give the same numbers bit for bit: both take them from src/definition.h.
+ * The CUDA twins (kernels_cuda.h) give the same bytes: both take them from src/definition.h.
  */
 #ifndef DKCAM_KERNELS_H
 #define DKCAM_KERNELS_H
