@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dkcam.engines.cuda import Cuda
+from dkcam.engines.progress import Report, silent
 from dkcam.errors import InputError
 from dkcam.spec import STRIDE, ModelSpec
 
@@ -19,18 +21,35 @@ Outputs = Mapping[str, NDArray[Any]]
 class EngineOptions:
     """threads: CPU threads in all, 0 for one per core. lanes: runs that may be in flight at once, each with its share
     of the threads: more frames a second from files, later answers for each. cache: keep what opening computes on disk.
+    provider_options: for ONNX Runtime's execution provider, as its documentation names them. report: called while a
+    TensorRT engine is built.
     """
 
     threads: int = 0
     lanes: int = 1
     cache: bool = True
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    report: Report = silent
+
+
+class GpuImage(Protocol):
+    """An ``image`` that is made on the GPU, in the engine's own input: no copy through the host.
+
+    shape, dtype: of the graph's input. write: puts the work that fills it on a CUDA stream.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    def write(self, pointer: int) -> None: ...
 
 
 class Engine(Protocol):
     """An exported graph, ready to run on one device.
 
     spec: the graph's description. device: what truly runs it ("cpu", "cuda:0", …). sha256: of the ONNX file. lanes:
-    how many threads may call ``run`` at once.
+    how many threads may call ``run`` at once. cuda: the stream an engine works on that takes a ``GpuImage`` too, else None.
     """
 
     spec: ModelSpec
@@ -38,7 +57,10 @@ class Engine(Protocol):
     sha256: str
     lanes: int
 
-    def run(self, image: NDArray[Any], classes: NDArray[np.int64], key_mask: NDArray[np.bool_] | None = None) -> Outputs:
+    @property
+    def cuda(self) -> Cuda | None: ...
+
+    def run(self, image: NDArray[Any] | GpuImage, classes: NDArray[np.int64], key_mask: NDArray[np.bool_] | None = None) -> Outputs:
         """One inference.
 
         image: uint8 [B, H, W, 3] RGB or float32 [B, 3, H, W], as the spec says. classes: int64 [K], ≥ 0 a class,
@@ -68,7 +90,7 @@ def draw_masks(spec: ModelSpec, rng: np.random.Generator, height: int | None = N
     return rng.random((spec.samples, tokens, tokens)) < spec.mask_ratio
 
 
-def check_inputs(spec: ModelSpec, image: NDArray[Any], classes: NDArray[np.int64], key_mask: NDArray[np.bool_] | None) -> None:
+def check_inputs(spec: ModelSpec, image: NDArray[Any] | GpuImage, classes: NDArray[np.int64], key_mask: NDArray[np.bool_] | None) -> None:
     """Errors: InputError with the expected and the actual shape, type or range."""
     _check_image(spec, image)
     labels = len(spec.labels)
@@ -95,11 +117,11 @@ def check_inputs(spec: ModelSpec, image: NDArray[Any], classes: NDArray[np.int64
         raise InputError(f"key_mask is {key_mask.dtype} {list(key_mask.shape)}, expected bool {list(expected)}")
 
 
-def _check_image(spec: ModelSpec, image: NDArray[Any]) -> None:
+def _check_image(spec: ModelSpec, image: NDArray[Any] | GpuImage) -> None:
     rgb8 = spec.input == "rgb8"
     kind, layout = ("uint8", "[B, H, W, 3]") if rgb8 else ("float32", "[B, 3, H, W]")
     channel = 3 if rgb8 else 1
-    if str(image.dtype) != kind or image.ndim != 4 or image.shape[channel] != 3:
+    if str(image.dtype) != kind or len(image.shape) != 4 or image.shape[channel] != 3:
         raise InputError(f"image is {image.dtype} {list(image.shape)}, expected {kind} {layout}")
     batch = image.shape[0]
     least, most = spec.batch

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, CUDA or OpenVINO. For the CPU the optimised graph is kept on disk, tied to the file's hash and
+"""ONNX Runtime on any of its execution providers. For the CPU the optimised graph is kept on disk, tied to the file's hash and
 the runtime's version.
 """
 
@@ -7,7 +7,8 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,23 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkcam.engines.cache import cache_folder
-from dkcam.engines.engine import EngineOptions, Outputs, check_inputs
+from dkcam.engines.engine import EngineOptions, GpuImage, Outputs, check_inputs
 from dkcam.engines.onnx_file import spec_of
-from dkcam.errors import EngineError, ModelFileError
+from dkcam.engines.onnxruntime_providers import PROVIDERS, choose, remedy
+from dkcam.errors import EngineError, InputError, ModelFileError
 from dkcam.files import Replacement
 from dkcam.spec import SPEC_KEY
 
 KEPT = 32  # optimised graphs in the cache; the oldest go first
 
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "openvino": "OpenVINOExecutionProvider"}
-PACKAGES = {"cpu": "onnxruntime", "cuda": "onnxruntime-gpu", "openvino": "onnxruntime-openvino"}
-
-
 class OnnxRuntime:
     """An engine on one of ONNX Runtime's execution providers, and on no other: a silent fall back is an error.
 
-    kind: "cpu", "cuda" or "openvino". data: the ONNX file's bytes. source: its name in errors. The cache holds the
+    kind: of ``PROVIDERS``. data: the ONNX file's bytes. source: its name in errors. The cache holds the
     optimised graph; one that cannot be written is left out silently, it only saves time.
     """
 
@@ -41,9 +39,7 @@ class OnnxRuntime:
             import onnxruntime
         except ImportError as error:
             raise EngineError("onnxruntime is not installed; pip install 'dkcam[cpu]' (or 'dkcam[gpu]' on an NVIDIA machine)") from error
-        provider = PROVIDERS[kind]
-        if provider not in onnxruntime.get_available_providers():
-            raise EngineError(f"this onnxruntime has no {provider}; {_remedy(kind)}")
+        provider = PROVIDERS[kind].name
         self.device = "cpu" if kind == "cpu" else f"{kind}:0"
         self.sha256 = hashlib.sha256(data).hexdigest()
         self.lanes = options.lanes
@@ -55,7 +51,8 @@ class OnnxRuntime:
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # small blocks handed out one by one: a thread that lost its core for a moment does not keep the others waiting
         settings.add_session_config_entry("session.dynamic_block_base", "4")
-        open_session = partial(onnxruntime.InferenceSession, sess_options=settings, providers=[provider])
+        chosen = choose(onnxruntime, settings, kind, options.provider_options)
+        open_session = partial(onnxruntime.InferenceSession, sess_options=settings, providers=chosen)
         kept = self._cached_path(onnxruntime.__version__) if options.cache and kind == "cpu" else None
         session = None
         if kept is not None:
@@ -67,12 +64,18 @@ class OnnxRuntime:
                 first = str(error).strip().splitlines()[0][:160]
                 raise ModelFileError(f"{source} is not a whole ONNX model ({first}); export it again with dk-export") from error
         if session.get_providers()[0] != provider:
-            raise EngineError(f"{provider} could not start and onnxruntime fell back to {session.get_providers()[0]}; {_remedy(kind)}")
-        self._session = session
+            raise EngineError(f"{provider} could not start and onnxruntime fell back to {session.get_providers()[0]}; {remedy(kind)}")
+        self._session, self._onnxruntime = session, onnxruntime
+        self._memory, self._values = PROVIDERS[kind].memory, threading.local()
         self.spec = spec_of(session.get_modelmeta().custom_metadata_map, source)
         self._check_interface(source)
         self._names = [output.name for output in session.get_outputs()]
         self._inputs = {value.name for value in session.get_inputs()}
+
+    @property
+    def cuda(self) -> None:
+        """ONNX Runtime takes and gives host arrays."""
+        return None
 
     def _cached_path(self, version: str) -> Path | None:
         # the optimiser's choices depend on the processor's instruction set as well
@@ -99,37 +102,40 @@ class OnnxRuntime:
             if len(found) != len(shape) or any(isinstance(a, int) and b is not None and a != b for a, b in zip(found, shape, strict=True)):
                 raise ModelFileError(f"{source}: {name} has shape {found}, its {SPEC_KEY} says {shape}; {again}")
 
-    def run(self, image: NDArray[Any], classes: NDArray[np.int64], key_mask: NDArray[np.bool_] | None = None) -> Outputs:
+    def run(self, image: NDArray[Any] | GpuImage, classes: NDArray[np.int64], key_mask: NDArray[np.bool_] | None = None) -> Outputs:
         """See ``Engine.run``. The arrays are fresh at every call."""
         check_inputs(self.spec, image, classes, key_mask)
+        if not isinstance(image, np.ndarray):
+            raise InputError(f"image is in GPU memory, and {self.device} takes numpy arrays")
         feed: dict[str, NDArray[Any]] = {"image": image}
         if "classes" in self._inputs:
             feed["classes"] = classes
         if key_mask is not None:
             feed["key_mask"] = key_mask
         try:
-            return dict(zip(self._names, self._session.run(None, feed), strict=True))
+            values = self._session.run(None, feed) if self._memory == "cpu" else self._run_bound(feed)
+            return dict(zip(self._names, values, strict=True))
         except Exception as error:
             first = str(error).strip().splitlines()[0][:200]
             raise EngineError(f"onnxruntime failed while running the model: {first}") from error
 
+    def _run_bound(self, feed: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+        """Inputs in device memory that is kept from run to run, one set a thread; outputs are copied back once."""
+        kept: dict[str, Any] = self._values.__dict__
+        binding = self._session.io_binding()
+        for name, array in feed.items():
+            if name in kept and tuple(kept[name].shape()) == array.shape:
+                kept[name].update_inplace(np.ascontiguousarray(array))
+            else:
+                kept[name] = self._onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self._memory, 0)
+            binding.bind_ortvalue_input(name, kept[name])
+        for name in self._names:
+            binding.bind_output(name)
+        self._session.run_with_iobinding(binding)
+        return list(binding.copy_outputs_to_cpu())
+
     def close(self) -> None:
         self._session = None
-
-
-def _remedy(kind: str) -> str:
-    """What to install or remove for a provider."""
-    from importlib.metadata import distributions
-
-    wanted = PACKAGES[kind]
-    found = {dist.metadata["Name"].lower() for dist in distributions() if dist.metadata["Name"]} & set(PACKAGES.values())
-    everything = " ".join(sorted(found))
-    if wanted in found and len(found) > 1:
-        both = everything.replace(" ", " and ")
-        return f"{both} are installed side by side and overwrite each other: pip uninstall {everything}, then pip install {wanted}"
-    if wanted in found:
-        return "its libraries do not load here; check the driver, and the versions of CUDA and cuDNN (or OpenVINO) that it asks for"
-    return f"pip uninstall {everything} and pip install {wanted}" if found else f"pip install {wanted}"
 
 
 def cores() -> int:

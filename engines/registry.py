@@ -32,18 +32,20 @@ def _tensorrt(data: bytes, source: str, options: EngineOptions) -> Engine:
     return open_model(data, source, options)
 
 
-def _cuda(data: bytes, source: str, options: EngineOptions) -> Engine:
+def _on_gpu(kind: str, data: bytes, source: str, options: EngineOptions) -> Engine:
     if find_gpu() is None:
         raise EngineError("the driver shows no NVIDIA GPU here")
-    return OnnxRuntime("cuda", data, source, options)
+    return OnnxRuntime(kind, data, source, options)
 
 
 # "auto" tries them in this order, leaving out those that are only run when asked for
 BACKENDS: dict[str, Backend] = {
     "tensorrt": Backend(_tensorrt),
-    "cuda": Backend(_cuda),
+    "cuda": Backend(partial(_on_gpu, "cuda")),
     "cpu": Backend(partial(OnnxRuntime, "cpu")),
     "openvino": Backend(partial(OnnxRuntime, "openvino"), on_request=True),
+    "onnxruntime-tensorrt": Backend(partial(_on_gpu, "onnxruntime-tensorrt"), on_request=True),
+    "onnxruntime-tensorrt-rtx": Backend(partial(_on_gpu, "onnxruntime-tensorrt-rtx"), on_request=True),
 }
 DEVICES = ("auto", *BACKENDS)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 import dkcam
 from dkcam.engines import Engine, EngineOptions, open_engine
-from dkcam.engines.engine import draw_masks
+from dkcam.engines.engine import GpuImage, draw_masks
 from dkcam.errors import InputError, ModelFileError
-from dkcam.runtime.explanation import Explanation
+from dkcam.runtime.explanation import Explanation, OnGpu
 from dkcam.runtime.geometry import Fit
+from dkcam.runtime.gpu import GpuFrame, GpuKernels, is_on_gpu
 from dkcam.runtime.kernels import network_input
 from dkcam.spec import ModelSpec
 
@@ -26,10 +27,11 @@ DEMO_MODEL = Path(str(dkcam.__file__)).parent / "models" / "demo.onnx"
 
 @dataclass(frozen=True)
 class Prepared:
-    """A frame ready for the engine: its input array with a batch of one, and the way back."""
+    """A frame ready for the engine: its input with a batch of one, the way back, and the frame where it lies on the GPU."""
 
-    image: NDArray[Any]
+    image: NDArray[Any] | GpuImage
     fit: Fit
+    on_gpu: GpuFrame | None = None
 
 
 class Explainer:
@@ -51,20 +53,42 @@ class Explainer:
         self.engine, self.spec, self.resize = engine, spec, resize or spec.resize
         self.classes = np.array([class_number(spec, name) for name in explain], np.int64)
         self._mask = draw_masks(spec, np.random.default_rng(seed))
+        self._gpu = GpuKernels.of(engine.cuda)
 
     @property
     def device(self) -> str:
         """What truly runs the model: "cpu", …"""
         return self.engine.device
 
-    def __call__(self, frame: NDArray[np.uint8]) -> Explanation:
-        """Explain one frame, uint8 [H, W, 3] BGR. Errors: InputError for another shape or type."""
+    def __call__(self, frame: Any) -> Explanation:
+        """Explain one frame, uint8 [H, W, 3] BGR: a numpy array, or an array in GPU memory where a TensorRT engine runs.
+
+        A GPU array (CuPy, torch, anything with ``__cuda_array_interface__`` or DLPack) is read where it lies; it must not
+        change before the explanation is there, nor before ``overlay()`` was drawn over it. What comes back belongs to
+        the caller; only buffers inside dkcam are used again. Errors: InputError for another shape or type.
+        """
         return self.infer(self.prepare(frame))
 
-    def prepare(self, frame: NDArray[np.uint8]) -> Prepared:
-        """The CPU's part before inference: resize and colour order, safe to run in another thread."""
+    def prepare(self, frame: Any) -> Prepared:
+        """What comes before inference: resize and colour order, safe to run in another thread. On a GPU the frame goes up."""
+        spec, on_gpu = self.spec, is_on_gpu(frame)
+        if on_gpu and self._gpu is None:
+            raise InputError(
+                f"frame is in GPU memory, and {self.engine.device} takes numpy arrays here; a TensorRT engine, and dkcam "
+                "built where nvcc is installed, take it as it is"
+            )
+        if self._gpu is not None and (on_gpu or isinstance(frame, np.ndarray)):
+            if not on_gpu:
+                check_frame(frame)
+            taken = self._gpu.take(frame) if on_gpu else None
+            height, width = (taken.height, taken.width) if taken else frame.shape[:2]
+            fit = Fit(height, width, spec.height, spec.width, self.resize)
+            if self._gpu.can_shrink(height, width, fit):
+                taken = taken or self._gpu.take(frame)
+                return Prepared(self._gpu.image(taken, fit, spec), fit, taken)
+            if on_gpu:
+                raise InputError(f"frame is {height}x{width} in GPU memory, expected {spec.height}x{spec.width} pixels or more")
         check_frame(frame)
-        spec = self.spec
         fit = Fit(frame.shape[0], frame.shape[1], spec.height, spec.width, self.resize)
         normalise = (spec.mean, spec.std) if spec.input == "tensor" else None
         return Prepared(network_input(frame, fit, normalise=normalise)[None], fit)
@@ -81,6 +105,7 @@ class Explainer:
             heatmap_std=spread[0] if spread is not None else None,
             fit=prepared.fit,
             device=self.engine.device,
+            on_gpu=OnGpu(self._gpu, prepared.on_gpu) if self._gpu and prepared.on_gpu else None,
         )
 
     def warm_up(self) -> float:
@@ -128,12 +153,15 @@ def load(
     threads: int = 0,
     lanes: int = 1,
     seed: int = 0,
+    provider_options: Mapping[str, str] | None = None,
 ) -> Explainer:
     """Open an exported model for embedding; no torch needed.
 
     model: an .onnx or .engine file of dk-export; None opens the bundled demo model. device: auto (tensorrt, cuda, cpu:
     the first that runs here), one of them, or openvino. explain: class names or numbers. resize: stretch, letterbox or
     crop in place of the model's own. threads: 0 for one per core. lanes: frames in flight at once, where several threads
-    call ``infer`` (see ``EngineOptions``). Errors: ModelFileError, EngineError, InputError.
+    call ``infer`` (see ``EngineOptions``). provider_options: for ONNX Runtime's execution provider. Errors:
+    ModelFileError, EngineError, InputError.
     """
-    return Explainer(open_engine(model or DEMO_MODEL, device, EngineOptions(threads, lanes)), explain=explain, resize=resize, seed=seed)
+    options = EngineOptions(threads, lanes, provider_options=provider_options or {})
+    return Explainer(open_engine(model or DEMO_MODEL, device, options), explain=explain, resize=resize, seed=seed)

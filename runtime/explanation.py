@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkcam.runtime.geometry import Fit
+from dkcam.runtime.gpu import GpuFrame, GpuKernels
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,18 @@ class Score:
 
 
 @dataclass(frozen=True)
+class OnGpu:
+    """The explained frame where it lies in GPU memory, and what draws there."""
+
+    kernels: GpuKernels
+    frame: GpuFrame
+
+
+@dataclass(frozen=True)
 class Explanation:
     """probabilities: float32 [classes]. explained: int64 [K], class numbers. heatmap: float32 [K, h, w], ≥ 0, not
     normalised. heatmap_std: the same shape, over masks, or None. fit: the way back to the frame. device: what ran it.
+    on_gpu: where the explained frame lies in GPU memory, else None.
     """
 
     labels: Sequence[str]
@@ -33,6 +43,7 @@ class Explanation:
     heatmap_std: NDArray[np.float32] | None
     fit: Fit
     device: str
+    on_gpu: OnGpu | None = None
 
     def top(self, count: int = 1) -> list[Score]:
         """The ``count`` likeliest classes, likeliest first."""
@@ -57,8 +68,13 @@ class Explanation:
         x, y = self.fit.to_frame(x, y)
         return float(np.clip(x / self.fit.frame_width, 0, 1)), float(np.clip(y / self.fit.frame_height, 0, 1))
 
-    def overlay(self, frame: NDArray[np.uint8], *, alpha: float = 0.6, colormap: str = "turbo", layout: str = "side") -> NDArray[np.uint8]:
-        """The frame with its heatmap and labels drawn in. See ``dkcam.runtime.overlay.draw``."""
+    def overlay(
+        self, frame: NDArray[np.uint8] | None = None, *, alpha: float = 0.6, colormap: str = "turbo", layout: str = "side"
+    ) -> NDArray[np.uint8]:
+        """The frame with its heatmap and labels drawn in. See ``dkcam.runtime.overlay.draw``.
+
+        Without a frame: over the explained one where it lies in GPU memory, drawn there; only the picture comes down.
+        """
         from dkcam.runtime.overlay import draw
 
         return draw(frame, self, alpha=alpha, colormap=colormap, layout=layout)

@@ -6,6 +6,8 @@ Both use as many threads as OpenCV is told to (``cv2.setNumThreads``).
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,11 @@ except ImportError:
     _native = None  # type: ignore[assignment]
 
 Picture = NDArray[np.uint8]
+
+
+def native_module() -> Any:
+    """``dkcam.runtime._native``, or None."""
+    return _native
 
 
 def is_native() -> bool:

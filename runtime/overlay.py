@@ -38,16 +38,25 @@ def check_style(alpha: float, colormap: str, layout: str) -> None:
 
 
 def draw(
-    frame: Picture, explanation: Explanation, *, alpha: float = 0.6, colormap: str = "turbo", layout: str = "side", fps: float | None = None
+    frame: Picture | None,
+    explanation: Explanation,
+    *,
+    alpha: float = 0.6,
+    colormap: str = "turbo",
+    layout: str = "side",
+    fps: float | None = None,
 ) -> Picture:
     """The frame with heat drawn over it: opacity grows with heat up to ``alpha``, cold places stay as filmed.
 
-    frame: uint8 [H, W, 3] BGR, the one that was explained. Each heatmap is scaled by its own maximum. layout: with K
+    frame: uint8 [H, W, 3] BGR, the one that was explained; None takes it from GPU memory, where it lies there.
+    Each heatmap is scaled by its own maximum. layout: with K
     classes "side" gives K pictures side by side, uint8 [H, K·W, 3]; "tint" one picture, a colour per class. fps:
     shown when given.
     """
     check_style(alpha, colormap, layout)
-    if frame.shape[:2] != (explanation.fit.frame_height, explanation.fit.frame_width):
+    if frame is None and explanation.on_gpu is None:
+        raise InputError("overlay() without a frame draws where the frame lies in GPU memory, and this one does not; give the frame")
+    if frame is not None and frame.shape[:2] != (explanation.fit.frame_height, explanation.fit.frame_width):
         raise InputError(
             f"frame is {frame.shape[0]}x{frame.shape[1]}, expected the explained "
             f"{explanation.fit.frame_height}x{explanation.fit.frame_width}"
@@ -55,8 +64,13 @@ def draw(
     scores = explanation.explained_scores()
     tint = layout == "tint" and len(scores) > 1
     tables = [_tint_table(TINTS[k % len(TINTS)], alpha) if tint else map_table(colormap, alpha) for k in range(len(scores))]
-    picture = overlay(frame, explanation.heatmap, explanation.fit, np.stack(tables), tint=tint)
-    width = frame.shape[1]
+    stacked, width = np.stack(tables), explanation.fit.frame_width
+    if frame is not None:
+        picture = overlay(frame, explanation.heatmap, explanation.fit, stacked, tint=tint)
+    else:
+        assert explanation.on_gpu is not None
+        gpu, taken = explanation.on_gpu.kernels, explanation.on_gpu.frame
+        picture = gpu.overlay(taken, explanation.heatmap, explanation.fit, stacked, tint=tint)
     for k, score in enumerate(scores):
         if tint:
             _write(picture, _caption(score), k, TINTS[k % len(TINTS)])

@@ -197,7 +197,8 @@ class Pipeline:
             if wanted:
                 style = self._style
                 shown = speed if style.fps and speed else None
-                picture = draw(ready.frame.image, explanation, alpha=style.alpha, colormap=style.colormap, layout=style.layout, fps=shown)
+                over = None if explanation.on_gpu else ready.frame.image
+                picture = draw(over, explanation, alpha=style.alpha, colormap=style.colormap, layout=style.layout, fps=shown)
             end = time.perf_counter()
             latency = Latency(ready.read_ms, ready.preprocess_ms, infer_ms, (end - now) * 1e3)
             result = Result(ready.frame, explanation, latency, (end - ready.arrived) * 1e3, self._dropped, picture)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dkcam.tools.cli import SIZE, user_errors
+from dkcam.tools.cli import SIZE, engine_options, user_errors
 
 PEER_PACKAGES = ("grad-cam", "torchcam", "captum", "openvino")
 
 if TYPE_CHECKING:
+    from dkcam.engines import EngineOptions
     from dkcam.tools.bench.groups import Graphs, Rows
 
 
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 @click.option("--random-width", type=click.FloatRange(0.05, 4), help="Random weights of this width instead; 1 is ResNet-50.")
 @click.option("--size", type=SIZE, help="Input height x width for checkpoints. Default: the checkpoint's, else 224x224.")
 @click.option("--calibration", type=click.Path(path_type=Path), help="Road pictures for int8. Default: rendered scenes.")
-@click.option("--device", default="auto", show_default=True, help="auto, tensorrt, cuda, cpu or openvino.")
-@click.option("--threads", type=click.IntRange(0, 512), default=0, help="CPU threads for inference.  [default: one per core]")
+@engine_options
 @click.option("--rounds", type=click.IntRange(min=3), default=30, show_default=True, help="Paired rounds of every measurement.")
 @click.option("--peers", is_flag=True, help="Also pytorch-grad-cam, torch-cam, captum and OpenVINO, where installed.")
 @click.option("--json", "target", type=click.Path(path_type=Path), help="Write the figures as JSON.")
@@ -35,6 +35,7 @@ def main(
     calibration: Path | None,
     device: str,
     threads: int,
+    provider_options: tuple[tuple[str, str], ...],
     rounds: int,
     peers: bool,
     target: Path | None,
@@ -42,6 +43,7 @@ def main(
     """Measure inference, every stage and the whole way from frame to overlay. Ratios hold within one run."""
     import tempfile
 
+    from dkcam.engines import EngineOptions
     from dkcam.errors import DataError
     from dkcam.files import check_target, write_file
     from dkcam.runtime.process import keep_freed_memory
@@ -52,7 +54,8 @@ def main(
     if model is not None and random_width is not None:
         raise DataError("--model and --random-width contradict each other; leave one out")
     keep_freed_memory()  # as dk-run does
-    graphs = _graphs(model, random_width, size, calibration, device, threads)
+    engine = EngineOptions(threads, cache=False, provider_options=dict(provider_options))
+    graphs = _graphs(model, random_width, size, calibration, device, engine)
     found: dict[str, Any] = {"machine": _machine(), "model": _described(graphs), "groups": []}
     click.echo(f"{found['model']['text']} on {found['machine']['processor']}, {found['machine']['cores']} cores")
     with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +73,12 @@ def main(
 
 
 def _graphs(
-    model: Path | None, random_width: float | None, size: tuple[int, int] | None, calibration: Path | None, device: str, threads: int
+    model: Path | None,
+    random_width: float | None,
+    size: tuple[int, int] | None,
+    calibration: Path | None,
+    device: str,
+    engine: EngineOptions,
 ) -> Graphs:
     from dkcam.errors import DataError, ModelFileError
     from dkcam.files import read_file
@@ -82,7 +90,7 @@ def _graphs(
     if model is not None and model.suffix == ".onnx":
         if size is not None:
             raise DataError(f"--size: {model} has its size already; give the checkpoint")
-        return Graphs(read_file(model, "an exported model (model.onnx)", ModelFileError), device, threads)
+        return Graphs(read_file(model, "an exported model (model.onnx)", ModelFileError), device, engine)
     if not _has_torch():
         raise DataError("checkpoints need torch and onnx; pip install 'dkcam[export]', or give an .onnx file")
     from dkcam.export.checkpoint import Checkpoint, load_checkpoint
@@ -98,7 +106,7 @@ def _graphs(
         network.initialise(0)
         checkpoint = Checkpoint(network.config, network.state_dict(), tuple(f"class {i}" for i in range(1000)), size)
     data = export(checkpoint, ExportOptions(size=size), check=False).data
-    return Graphs(data, device, threads, checkpoint, size, calibration)
+    return Graphs(data, device, engine, checkpoint, size, calibration)
 
 
 def _has_torch() -> bool:

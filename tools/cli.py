@@ -6,7 +6,8 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -98,4 +99,52 @@ class RangeType(_ParamType):
         return numbers[0], numbers[1] if len(parts) == 3 else numbers[0], numbers[-1]
 
 
-SIZE, LIST, RANGE = SizeType(), ListType(), RangeType()
+class PairType(_ParamType):
+    """KEY=VALUE."""
+
+    name = "KEY=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        key, equals, text = str(value).partition("=")
+        if not key.strip() or not equals:
+            self.fail(f"{value!r} is not an option; expected KEY=VALUE, such as gpu_mem_limit=2147483648", param, ctx)
+        return key.strip(), text.strip()
+
+
+SIZE, LIST, RANGE, PAIR = SizeType(), ListType(), RangeType(), PairType()
+
+
+def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--device, --threads and --provider-option, for the commands that run a model."""
+    options = (
+        click.option(
+            "--device", default="auto", show_default=True, help="auto, tensorrt, cuda, cpu, openvino, onnxruntime-tensorrt(-rtx)."
+        ),
+        click.option("--threads", type=click.IntRange(0, 512), default=0, help="CPU threads for inference.  [default: one per core]"),
+        click.option(
+            "--provider-option",
+            "provider_options",
+            type=PAIR,
+            multiple=True,
+            help="For ONNX Runtime's execution provider, as its documentation names it; repeat for more.",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@contextmanager
+def progress_line() -> Iterator[Callable[[str, int, int], None]]:
+    """What is being done, as (what, step, steps), on a terminal; nothing otherwise."""
+    from dkcam.engines.progress import silent
+
+    if not sys.stderr.isatty():
+        yield silent
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("") as status:
+        yield lambda what, done, total: status.update(f"{what} {f'{done + 1}/{total}' if total else ''}…")

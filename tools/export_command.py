@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from dkcam.errors import ExportError
-from dkcam.tools.cli import LIST, RANGE, SIZE, user_errors
+from dkcam.tools.cli import LIST, RANGE, SIZE, progress_line, user_errors
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -131,7 +128,7 @@ def main(
     from dkcam.export.exporter import export
 
     checkpoint = load_checkpoint(model, variant=variant, labels=names, size=size)
-    with _progress() as report_step:
+    with progress_line() as report_step:
         exported = export(checkpoint, options, check=not no_verify, calibration=calibration, report=report_step)
     write_file(destination, exported.data, ExportError)
     if report:
@@ -165,7 +162,7 @@ def _build(data: bytes, source: Path, engine_file: Path, batch: tuple[int, int, 
     from dkcam.engines.tensorrt import load_tensorrt, make_engine
 
     library = load_tensorrt()
-    with _progress() as report_step:
+    with progress_line() as report_step:
         plan = make_engine(data, str(source), engine_file, batch, report_step)
     shapes = ", ".join(
         f"{name} {' to '.join(str(v) for v in dict.fromkeys((values[0], values[2])))}"
@@ -174,20 +171,6 @@ def _build(data: bytes, source: Path, engine_file: Path, batch: tuple[int, int, 
     click.echo(
         f"{source} → {engine_file}: {library.flavour} {library.version}, {plan.spec.precision}, {shapes}, {len(plan.data) / 1e6:.1f} MB"
     )
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """What is being done, on a terminal; nothing otherwise."""
-    from dkcam.engines.progress import silent
-
-    if not sys.stderr.isatty():
-        yield silent
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status("") as status:
-        yield lambda what, done, total: status.update(f"{what} {f'{done + 1}/{total}' if total else ''}…")
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

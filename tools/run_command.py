@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dkcam.tools.cli import LIST, user_errors
+from dkcam.tools.cli import LIST, engine_options, progress_line, user_errors
 
 if TYPE_CHECKING:
     from dkcam.runtime.frame import Source
@@ -27,7 +27,6 @@ MOST_LANES = 8  # each holds its own activations in memory
     "--source", "sources", multiple=True, help="URI: clip.mp4, frames/, a.jpg, rtsp://…, http://…, v4l2:///dev/video0, demo:  [default: 0]"
 )
 @click.option("--sink", "sinks", multiple=True, help="URI: window:, out.mp4, frames/, events.jsonl, null:  [default: window:]")
-@click.option("--device", default="auto", show_default=True, help="auto, tensorrt, cuda, cpu or openvino.")
 @click.option("--explain", type=LIST, help="Classes to explain, e.g. stop,yield; −1 is the top class, −2 the runner-up.  [default: -1]")
 @click.option(
     "--layout",
@@ -43,7 +42,7 @@ MOST_LANES = 8  # each holds its own activations in memory
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after this many frames of each source.")
 @click.option("--alpha", type=float, default=0.6, show_default=True, help="Opacity of the hottest place, 0 to 1.")
 @click.option("--colormap", default="turbo", show_default=True, help="turbo, jet, inferno, magma, plasma, viridis or hot.")
-@click.option("--threads", type=click.IntRange(0, 512), default=0, help="CPU threads for inference.  [default: one per core]")
+@engine_options
 @user_errors
 def main(
     model: Path | None,
@@ -59,11 +58,13 @@ def main(
     alpha: float,
     colormap: str,
     threads: int,
+    provider_options: tuple[tuple[str, str], ...],
 ) -> None:
     """Draw a model's Grad-CAM heatmaps over frames, live or from files."""
+    from dkcam.engines import EngineOptions, open_engine
     from dkcam.engines.onnxruntime_engine import cores
     from dkcam.errors import SinkError, SourceError
-    from dkcam.runtime.explainer import DEMO_MODEL, load
+    from dkcam.runtime.explainer import DEMO_MODEL, Explainer
     from dkcam.runtime.kernels import is_native
     from dkcam.runtime.overlay import check_style
     from dkcam.runtime.pipeline import Style
@@ -89,7 +90,9 @@ def main(
             opened.append(open_source(uri))
         # files: several frames at once, each on few threads, give more frames a second than one frame on all of them
         lanes = 1 if any(source.live for source in opened) else min(threads or cores(), MOST_LANES)
-        explainer = load(model, device, explain=explain or (-1,), resize=resize, threads=threads, lanes=lanes)
+        with progress_line() as report:
+            options = EngineOptions(threads, lanes, provider_options=dict(provider_options), report=report)
+            explainer = Explainer(open_engine(model, device, options), explain=explain or (-1,), resize=resize)
         if len(opened) > 1 and any(source.live for source in opened):
             raise SourceError("several sources run one after the other, and a camera never ends; give one camera alone, or files only")
         rate = next((source.fps for source in opened if source.fps), None)

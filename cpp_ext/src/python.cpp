@@ -1,11 +1,14 @@
 // dkcam.runtime._native: the C functions for NumPy arrays, without the interpreter's lock.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "dkcam/kernels.h"
 #ifdef DKCAM_CUDA
@@ -81,6 +84,20 @@ Rows on_device(const DeviceRows &rows) {
     return {reinterpret_cast<uint8_t *>(pointer), stride, height, width};
 }
 
+// Where an array with __dlpack__ lies in CUDA memory: pointer, shape, strides in bytes, NumPy's type string.
+std::tuple<uintptr_t, std::vector<size_t>, std::vector<int64_t>, std::string> dlpack(const nb::ndarray<nb::ro, nb::device::cuda> &array) {
+    const int64_t item = array.itemsize();
+    std::vector<size_t> shape;
+    std::vector<int64_t> strides;
+    for (size_t i = 0; i < array.ndim(); ++i) {
+        shape.push_back(array.shape(i));
+        strides.push_back(array.stride(i) * item);
+    }
+    const auto kind = static_cast<nb::dlpack::dtype_code>(array.dtype().code);
+    const char *letter = kind == nb::dlpack::dtype_code::UInt ? "u" : kind == nb::dlpack::dtype_code::Int ? "i" : "f";
+    return {reinterpret_cast<uintptr_t>(array.data()), shape, strides, letter + std::to_string(item)};
+}
+
 void check_launch(int status) {
     check(status < 0 ? status : 0);
     if (status != 0) throw std::runtime_error("CUDA error " + std::to_string(status));
@@ -120,6 +137,7 @@ NB_MODULE(_native, module) {
     module.def("overlay", &overlay, nb::arg("frame"), nb::arg("heat"), nb::arg("tables"), nb::arg("out"), nb::arg("size"),
                nb::arg("scale"), nb::arg("offset"), nb::arg("tint"), nb::arg("threads"));
 #ifdef DKCAM_CUDA
+    module.def("dlpack", &dlpack, nb::arg("array"));
     module.def("cuda_shrink", &cuda_shrink, nb::arg("frame"), nb::arg("out"), nb::arg("stream"));
     module.def("cuda_shrink_normalised", &cuda_shrink_normalised, nb::arg("frame"), nb::arg("planes"), nb::arg("strides"), nb::arg("size"),
                nb::arg("mean"), nb::arg("std"), nb::arg("stream"));

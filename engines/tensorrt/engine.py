@@ -1,9 +1,12 @@
-"""Running a plan: pinned buffers, one stream, pycuda for device memory. Needs an NVIDIA GPU."""
+"""Running a plan on an NVIDIA GPU: pinned buffers, one stream, and a CUDA graph after the first runs."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,104 +14,138 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkcam.engines.cache import cache_folder
-from dkcam.engines.engine import EngineOptions, Outputs, check_inputs
+from dkcam.engines.cuda import Cuda, Memory, Pinned
+from dkcam.engines.engine import EngineOptions, GpuImage, Outputs, check_inputs
 from dkcam.engines.tensorrt.build import first_error, make_logger
 from dkcam.engines.tensorrt.files import Plan, read_engine
 from dkcam.engines.tensorrt.library import Gpu, Library, find_gpu, load_tensorrt
 from dkcam.engines.tensorrt.make import make_engine
+from dkcam.engines.tensorrt.runtime_cache import open_context
 from dkcam.errors import DkcamError, EngineError, InputError
+
+WARM_RUNS = 2  # before a CUDA graph is captured: TensorRT sets itself up in the first one
+
+log = logging.getLogger("dkcam")
+
+
+@dataclass
+class Buffer:
+    """A tensor of the engine: on the GPU, and as a pinned host array."""
+
+    memory: Memory
+    pinned: Pinned
+
+
+@dataclass
+class Bound:
+    """Buffers for one set of input shapes. graph: replays the run, once it was captured; None before, and where it cannot be."""
+
+    inputs: Mapping[str, Buffer]
+    outputs: Mapping[str, Buffer]
+    runs: int = 0
+    graph: Callable[[], None] | None = field(default=None, repr=False)
 
 
 class TensorRt:
-    """An engine on the first GPU. ``run`` gives fresh arrays at every call; its device and pinned buffers are reused."""
+    """An engine on the first GPU. ``run`` gives fresh arrays at every call; its pinned and device buffers are reused."""
 
     lanes = 1
 
     def __init__(self, plan: Plan, source: str, library: Library) -> None:
-        try:
-            import pycuda.driver as cuda
-        except ImportError as error:
-            raise EngineError("running TensorRT engines needs pycuda; pip install 'dkcam[tensorrt]'") from error
         self.spec, self.sha256, self.profile = plan.spec, plan.onnx_sha256, plan.profile
         self.device = f"{library.flavour}:0"
-        self._trt, self._cuda, self._lock = library.module, cuda, threading.Lock()
-        self._inputs: dict[str, tuple[Any, Any]] = {}
-        self._outputs: dict[str, tuple[Any, Any]] = {}
-        cuda.init()
-        self._primary = cuda.Device(0).retain_primary_context()
-        self._primary.push()
-        try:
+        self.cuda = Cuda()
+        self._trt, self._lock = library.module, threading.Lock()
+        self._bound: tuple[Any, Bound] | None = None
+        with self.cuda.current():
             self._logger = make_logger(self._trt)
             self._runtime = self._trt.Runtime(self._logger)
             self._engine = self._runtime.deserialize_cuda_engine(plan.data)
-            context = self._engine.create_execution_context() if self._engine is not None else None
-            if context is None:
+            self._context: Any = None
+            if self._engine is not None:
+                self._context, self._keep_runtime_cache = open_context(library, self._engine, plan.data)
+            if self._context is None:
                 raise EngineError(f"{library.flavour} cannot run {source}: {first_error(self._logger, 'no reason given')}")
-            self._context, self._stream = context, cuda.Stream()
-        finally:
-            cuda.Context.pop()
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        self._inputs = [name for name in names if self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT]
+        self._outputs = [name for name in names if name not in self._inputs]
 
-    def run(self, image: NDArray[Any], classes: NDArray[np.int64], key_mask: NDArray[np.bool_] | None = None) -> Outputs:
+    def run(self, image: NDArray[Any] | GpuImage, classes: NDArray[np.int64], key_mask: NDArray[np.bool_] | None = None) -> Outputs:
         """See ``Engine.run``; calls from several threads wait for one another."""
         check_inputs(self.spec, image, classes, key_mask)
-        given: dict[str, NDArray[Any]] = {"image": image, "classes": classes}
+        given: dict[str, NDArray[Any] | GpuImage] = {"image": image, "classes": classes}
         if key_mask is not None:
             given["key_mask"] = key_mask
         self._check_profile(given)
         with self._lock:
-            self._primary.push()
-            try:
-                return self._run(given)
-            except self._cuda.Error as error:
-                raise EngineError(f"the GPU failed while running the model: {' '.join(str(error).split())[:200]}") from error
-            finally:
-                self._cuda.Context.pop()
+            with self.cuda.current():
+                bound = self._bind({name: given[name] for name in self._inputs})
+                for name, buffer in bound.inputs.items():
+                    self._fill(buffer, given[name])
+                self._launch(bound)
+                done = self.cuda.mark()
+            self.cuda.wait(done)
+            return {name: buffer.pinned.array.copy() for name, buffer in bound.outputs.items()}
 
-    def _check_profile(self, given: dict[str, NDArray[Any]]) -> None:
+    def _check_profile(self, given: Mapping[str, NDArray[Any] | GpuImage]) -> None:
         for name, (least, _, most) in self.profile.shapes(self.spec).items():
             if name in given and not all(a <= n <= b for a, n, b in zip(least, given[name].shape, most, strict=True)):
                 raise InputError(
                     f"{name} is {list(given[name].shape)}, this engine was built for {list(least)} to {list(most)}; rebuild it for that"
                 )
 
-    def _run(self, given: dict[str, NDArray[Any]]) -> Outputs:
-        context, stream = self._context, self._stream
-        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
-        inputs = [name for name in names if self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT]
-        for name in inputs:
-            host, device = self._buffers(self._inputs, name, given[name].shape, given[name].dtype)
-            host[...] = given[name]
-            context.set_input_shape(name, given[name].shape)
-            context.set_tensor_address(name, int(device))
-            self._cuda.memcpy_htod_async(device, host, stream)
-        outputs = [name for name in names if name not in inputs]
-        for name in outputs:
+    def _bind(self, given: Mapping[str, NDArray[Any] | GpuImage]) -> Bound:
+        """The buffers for these shapes; made anew only when the shapes change."""
+        shapes = {name: tuple(value.shape) for name, value in given.items()}
+        if self._bound is not None and self._bound[0] == shapes:
+            return self._bound[1]
+        self._bound = None
+        for name, shape in shapes.items():
+            self._context.set_input_shape(name, shape)
+        inputs = {name: self._buffer(name, shapes[name], value.dtype) for name, value in given.items()}
+        outputs = {}
+        for name in self._outputs:
             dtype = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
-            _, device = self._buffers(self._outputs, name, tuple(context.get_tensor_shape(name)), dtype)
-            context.set_tensor_address(name, int(device))
-        if not context.execute_async_v3(stream.handle):
-            raise EngineError(f"TensorRT failed while running the model: {first_error(self._logger, 'no reason given')}")
-        for name in outputs:
-            host, device = self._outputs[name]
-            self._cuda.memcpy_dtoh_async(host, device, stream)
-        stream.synchronize()
-        return {name: self._outputs[name][0].copy() for name in outputs}
+            outputs[name] = self._buffer(name, tuple(self._context.get_tensor_shape(name)), dtype)
+        self._bound = shapes, Bound(inputs, outputs)
+        return self._bound[1]
 
-    def _buffers(self, kept: dict[str, tuple[Any, Any]], name: str, shape: tuple[int, ...], dtype: Any) -> tuple[Any, Any]:
-        """A pinned array and device memory of this shape, made anew only when the shape changes."""
-        if name not in kept or kept[name][0].shape != shape:
-            host = self._cuda.pagelocked_empty(shape, dtype)
-            kept[name] = (host, self._cuda.mem_alloc(max(host.nbytes, 1)))
-        return kept[name]
+    def _buffer(self, name: str, shape: tuple[int, ...], dtype: Any) -> Buffer:
+        pinned = Pinned(self.cuda, shape, dtype)
+        memory = Memory(self.cuda, pinned.array.nbytes)
+        self._context.set_tensor_address(name, memory.pointer)
+        return Buffer(memory, pinned)
+
+    def _fill(self, buffer: Buffer, value: NDArray[Any] | GpuImage) -> None:
+        if isinstance(value, np.ndarray):
+            buffer.pinned.array[...] = value
+            self.cuda.upload(buffer.memory.pointer, buffer.pinned.array)
+        else:
+            value.write(buffer.memory.pointer)
+
+    def _launch(self, bound: Bound) -> None:
+        if bound.graph is not None:
+            bound.graph()
+            return
+        self._enqueue(bound)
+        bound.runs += 1
+        if bound.runs == WARM_RUNS:
+            self._keep_runtime_cache()
+            try:
+                bound.graph = self.cuda.capture(lambda: self._enqueue(bound))
+            except EngineError as error:
+                log.info("no CUDA graph for this engine (%s); it runs without", error)
+
+    def _enqueue(self, bound: Bound) -> None:
+        if not self._context.execute_async_v3(self.cuda.stream):
+            raise EngineError(f"TensorRT failed while running the model: {first_error(self._logger, 'no reason given')}")
+        for buffer in bound.outputs.values():
+            self.cuda.download(buffer.pinned.array, buffer.memory.pointer)
 
     def close(self) -> None:
-        self._primary.push()
-        try:
-            self._inputs.clear()
-            self._outputs.clear()
-            self._context = self._engine = self._runtime = self._stream = None
-        finally:
-            self._cuda.Context.pop()
+        with self._lock, self.cuda.current():
+            self._bound = None
+            self._context = self._engine = self._runtime = None
 
 
 def open_file(path: Path) -> TensorRt:
@@ -130,9 +167,10 @@ def open_model(data: bytes, source: str, options: EngineOptions) -> TensorRt:
     path = folder / f"{digest[:32]}-{library.flavour}-{library.version}-sm{gpu.capability.replace('.', '')}.engine"
     try:
         return TensorRt(read_engine(path, library, gpu, onnx_sha256=digest), source, library)
-    except DkcamError:
+    except DkcamError as error:
+        log.info("building a TensorRT engine (%s)", error)
         folder.mkdir(parents=True, exist_ok=True)
-        return TensorRt(make_engine(data, source, path), source, library)
+        return TensorRt(make_engine(data, source, path, report=options.report), source, library)
 
 
 def _need(gpu: Gpu | None) -> Gpu:

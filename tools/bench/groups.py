@@ -34,13 +34,13 @@ class Graphs:
 
     fp32: bytes
     device: str
-    threads: int
+    engine: EngineOptions
     checkpoint: Any = None
     size: tuple[int, int] | None = None
     calibration: Path | None = None
 
     def open(self, data: bytes) -> Engine:
-        return open_bytes(data, "the model", self.device, EngineOptions(self.threads, cache=False))
+        return open_bytes(data, "the model", self.device, self.engine)
 
     def other(self, **options: Any) -> bytes:
         """Another graph of the same checkpoint. Not verified: dk-export does that."""
