@@ -159,10 +159,11 @@ def _print(title: str, reference: str, rows: Rows) -> None:
     table = Table(title=title, title_justify="left")
     table.add_column("")
     table.add_column("ms", justify="right")
+    table.add_column("p99", justify="right")
     table.add_column(f"times {reference}", justify="right")
     for row in rows:
         if isinstance(row, Row):
-            table.add_row(row.name, f"{row.ms:.2f}", f"{row.ratio:.3f}")
+            table.add_row(row.name, f"{row.ms:.2f}", f"{row.p99_ms:.2f}", f"{row.ratio:.3f}")
         else:
-            table.add_row(row.name, "skipped", row.reason)
+            table.add_row(row.name, "skipped", "", row.reason)
     Console().print(table)

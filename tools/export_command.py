@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 @click.option("--target", type=click.Choice(["cpu", "gpu"]), help="Where an int8 file will run.  [default: cpu]")
 @click.option("--calibration", type=click.Path(path_type=Path), help="Road pictures (folder, picture or video) to verify and calibrate on.")
 @click.option("--engine", type=click.Choice(["tensorrt"]), help="Build an engine as well: MODEL.engine and MODEL.engine.json.")
+@click.option("--dla", type=click.IntRange(0, 7), help="With --engine on a Jetson: the DLA core for the layers it can run.")
 @click.option("--no-verify", is_flag=True, help="Leave the comparisons with the torch model out; the file says so.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write the parity figures as JSON.")
 @user_errors
@@ -80,6 +81,7 @@ def main(
     target: str | None,
     calibration: Path | None,
     engine: str | None,
+    dla: int | None,
     no_verify: bool,
     report: Path | None,
 ) -> None:
@@ -92,12 +94,14 @@ def main(
     from dkcam.files import check_target, write_file
 
     engine_file = None
+    if dla is not None and engine is None:
+        raise ExportError("--dla is about engines; give --engine tensorrt too")
     if engine is not None:
         from dkcam.engines.tensorrt.files import SUFFIXES
 
         engine_file = output if output and output.suffix in SUFFIXES else (output or model).with_suffix(".engine")
     if model.suffix == ".onnx":
-        _engine_alone(model, engine_file, batch)
+        _engine_alone(model, engine_file, batch, dla)
         return
     destination = (output or model).with_suffix(".onnx") if engine_file else output or model.with_suffix(".onnx")
     for place in (destination, *([engine_file] if engine_file else []), *([report] if report else [])):
@@ -135,10 +139,10 @@ def main(
         write_file(report, (json.dumps(exported.report(), indent=1) + "\n").encode(), ExportError)
     _print(exported, model, destination)
     if engine_file is not None:
-        _build(exported.data, destination, engine_file, batch if "batch" in dynamic else None)
+        _build(exported.data, destination, engine_file, batch if "batch" in dynamic else None, dla)
 
 
-def _engine_alone(model: Path, engine_file: Path | None, batch: tuple[int, int, int] | None) -> None:
+def _engine_alone(model: Path, engine_file: Path | None, batch: tuple[int, int, int] | None, dla: int | None) -> None:
     """An exported file becomes an engine; what shapes a graph cannot be changed any more."""
     from dkcam.errors import ModelFileError
     from dkcam.files import check_target, read_file
@@ -147,7 +151,7 @@ def _engine_alone(model: Path, engine_file: Path | None, batch: tuple[int, int, 
     shaping = [
         name
         for name in given.params
-        if name not in ("model", "output", "engine", "batch") and given.get_parameter_source(name) == ParameterSource.COMMANDLINE
+        if name not in ("model", "output", "engine", "batch", "dla") and given.get_parameter_source(name) == ParameterSource.COMMANDLINE
     ]
     if engine_file is None:
         raise ExportError(f"{model} is exported already; give the checkpoint (.pt, .pth or .safetensors), or --engine tensorrt")
@@ -155,15 +159,15 @@ def _engine_alone(model: Path, engine_file: Path | None, batch: tuple[int, int, 
         flag = "--" + shaping[0].rstrip("_").replace("_", "-").replace("explain", "classes")
         raise ExportError(f"{flag} shapes the graph, and {model} is exported already; give the checkpoint")
     check_target(engine_file, {model: "the model"}, ExportError)
-    _build(read_file(model, "a model exported with dk-export (model.onnx)", ModelFileError), model, engine_file, batch)
+    _build(read_file(model, "a model exported with dk-export (model.onnx)", ModelFileError), model, engine_file, batch, dla)
 
 
-def _build(data: bytes, source: Path, engine_file: Path, batch: tuple[int, int, int] | None) -> None:
+def _build(data: bytes, source: Path, engine_file: Path, batch: tuple[int, int, int] | None, dla: int | None) -> None:
     from dkcam.engines.tensorrt import load_tensorrt, make_engine
 
     library = load_tensorrt()
     with progress_line() as report_step:
-        plan = make_engine(data, str(source), engine_file, batch, report_step)
+        plan = make_engine(data, str(source), engine_file, batch, report_step, dla)
     shapes = ", ".join(
         f"{name} {' to '.join(str(v) for v in dict.fromkeys((values[0], values[2])))}"
         for name, values in (("batch", plan.profile.batch), ("height", plan.profile.height), ("width", plan.profile.width))

@@ -21,10 +21,12 @@ def build_plan(
     spec: ModelSpec,
     profile: Profile,
     report: Report = silent,
+    dla: int | None = None,
 ) -> bytes:
     """The plan's bytes for an ONNX file's bytes.
 
-    source: its name in errors. report: (phase, step, steps). TensorRT's own flavour needs the GPU the plan is for;
+    source: its name in errors. report: (phase, step, steps). dla: a Jetson's DLA core for the layers it can run, the GPU
+    for the others. TensorRT's own flavour needs the GPU the plan is for;
     TensorRT-RTX needs none. Errors: EngineError, one line with TensorRT's first complaint.
     """
     trt = library.module
@@ -39,6 +41,9 @@ def build_plan(
     if not parsed:
         raise EngineError(f"{library.flavour} {library.version} does not take {source}: {_refusal(parser)}")
     config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 is fp32: TF32 rounds to 10 bits, and moves the heatmap
+    if dla is not None:
+        _use_dla(trt, builder, config, dla)
     config.add_optimization_profile(_profile(builder, network, profile, spec))
     if hasattr(config, "progress_monitor"):
         config.progress_monitor = _monitor(trt, report)
@@ -52,6 +57,15 @@ def build_plan(
         raise EngineError(f"{library.flavour} could not build {source}: {first_error(logger, 'no reason given')}")
     _save_timing(cache, timing)
     return bytes(plan)
+
+
+def _use_dla(trt: Any, builder: Any, config: Any, core: int) -> None:
+    there = int(getattr(builder, "num_DLA_cores", 0))
+    if core >= there:
+        raise EngineError(f"--dla {core}: this machine has {there or 'no'} DLA core{'s' if there != 1 else ''}; leave --dla out")
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
 
 
 def _refusal(parser: Any) -> str:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,8 @@ class TensorRt:
         with self.cuda.current():
             self._logger = make_logger(self._trt)
             self._runtime = self._trt.Runtime(self._logger)
+            if plan.dla is not None:
+                self._runtime.DLA_core = plan.dla
             self._engine = self._runtime.deserialize_cuda_engine(plan.data)
             self._context: Any = None
             if self._engine is not None:
@@ -163,7 +166,8 @@ def open_model(data: bytes, source: str, options: EngineOptions) -> TensorRt:
     digest = hashlib.sha256(data).hexdigest()
     folder = cache_folder() if options.cache else None
     if folder is None:
-        raise EngineError("TensorRT engines take long to build and need a cache folder; set DKCAM_CACHE")
+        with TemporaryDirectory() as own:
+            return TensorRt(make_engine(data, source, Path(own) / "model.engine", report=options.report), source, library)
     path = folder / f"{digest[:32]}-{library.flavour}-{library.version}-sm{gpu.capability.replace('.', '')}.engine"
     try:
         return TensorRt(read_engine(path, library, gpu, onnx_sha256=digest), source, library)

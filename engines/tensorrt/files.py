@@ -25,12 +25,15 @@ SUFFIXES = (".engine", ".plan")
 
 @dataclass(frozen=True)
 class Plan:
-    """data: TensorRT's bytes. spec: of the graph. onnx_sha256: of the file it was built from. profile: its shapes."""
+    """data: TensorRT's bytes. spec: of the graph. onnx_sha256: of the file it was built from. profile: its shapes. dla: the
+    DLA core it was built for, None for the GPU alone.
+    """
 
     data: bytes
     spec: ModelSpec
     onnx_sha256: str
     profile: Profile
+    dla: int | None = None
 
 
 def sidecar_of(path: Path) -> Path:
@@ -46,6 +49,7 @@ def write_engine(path: Path, plan: Plan, library: Library, gpu: Gpu | None) -> N
         "tensorrt": {"flavour": library.flavour, "version": library.version},
         "gpu": asdict(gpu) if gpu and library.flavour == "tensorrt" else None,  # TensorRT-RTX's plans are for any GPU it supports
         "profile": asdict(plan.profile),
+        "dla": plan.dla,
         "precision": plan.spec.precision,
         "parity": dict(plan.spec.parity),
         "fidelity": dict(plan.spec.fidelity),
@@ -83,7 +87,7 @@ def read_engine(path: Path, library: Library, gpu: Gpu | None, *, onnx_sha256: s
         raise EngineError(f"{path} was built from another model (its ONNX file had other bytes); {again}")
     spec = ModelSpec.from_json(json.dumps(document["spec"]), str(sidecar))
     profile = Profile(*(tuple(document["profile"][name]) for name in ("batch", "height", "width", "classes")))
-    return Plan(data, spec, document["onnx_sha256"], profile)
+    return Plan(data, spec, document["onnx_sha256"], profile, document.get("dla"))
 
 
 def _parse(sidecar: Path, again: str) -> Mapping[str, Any]:
@@ -99,6 +103,7 @@ def _parse(sidecar: Path, again: str) -> Mapping[str, Any]:
             "onnx_sha256": isinstance(document["onnx_sha256"], str),
             "tensorrt": _texts(document["tensorrt"], ("flavour", "version")),
             "gpu": gpu is None or _texts(gpu, ("name", "capability")),
+            "dla": document.get("dla") is None or (type(document["dla"]) is int and document["dla"] >= 0),
             "spec": isinstance(document["spec"], dict),
             "profile": all(_three(document["profile"][name]) for name in ("batch", "height", "width", "classes")),
         }

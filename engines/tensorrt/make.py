@@ -20,10 +20,12 @@ def make_engine(
     path: Path,
     batch: tuple[int, int, int] | None = None,
     report: Report = silent,
+    dla: int | None = None,
 ) -> Plan:
     """Build ``path`` and its sidecar from an ONNX file's bytes; ``source`` names it in errors.
 
-    batch: least, usual and most pictures for graphs with a free batch. Errors: ModelFileError for the file, EngineError
+    batch: least, usual and most pictures for graphs with a free batch. dla: see ``build_plan``.
+    Errors: ModelFileError for the file, EngineError
     where TensorRT is missing, refuses the graph or runs out of memory; the files that were there stay.
     """
     library, gpu, spec = load_tensorrt(), find_gpu(), read_spec(data, source)
@@ -32,6 +34,7 @@ def make_engine(
     if library.flavour == "tensorrt" and gpu is None:
         raise EngineError("TensorRT builds for the GPU it runs on, and there is none here; build on the target machine")
     profile = Profile.of(spec, batch)
-    plan = Plan(build_plan(library, data, source, spec, profile, report), spec, hashlib.sha256(data).hexdigest(), profile)
+    built = build_plan(library, data, source, spec, profile, report, dla)
+    plan = Plan(built, spec, hashlib.sha256(data).hexdigest(), profile, dla)
     write_engine(path, plan, library, gpu)
     return plan

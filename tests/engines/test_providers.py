@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 
 from dkcam.engines import open_engine
 from dkcam.engines.engine import EngineOptions
 from dkcam.engines.onnxruntime_engine import OnnxRuntime
+from dkcam.engines.onnxruntime_providers import choose
 from dkcam.engines.tensorrt.library import find_gpu
 from dkcam.errors import EngineError
 
@@ -54,3 +57,77 @@ def test_auto_logs_what_it_skipped_and_why(model_file: Path, caplog: pytest.LogC
     for device in ("tensorrt", "cuda"):
         with pytest.raises(EngineError, match="NVIDIA GPU"):
             open_engine(model_file, device)
+
+
+def test_bound_inputs_give_the_same_and_are_kept(model_file: Path) -> None:
+    """The way of the GPU providers, on the processor: device memory kept from run to run."""
+    engine = OnnxRuntime("cpu", model_file.read_bytes(), "m.onnx", EngineOptions(cache=False))
+    rng, kept = np.random.default_rng(0), []
+    for classes in ([-1], [-1], [0, 3], [-1]):
+        feed = {"image": rng.integers(0, 256, (1, 64, 96, 3), dtype=np.uint8), "classes": np.array(classes, np.int64)}
+        given, wanted = engine._run_bound(feed), engine._session.run(None, feed)
+        for one, other in zip(given, wanted, strict=True):
+            np.testing.assert_array_equal(one, other)
+        kept.append((given, wanted, engine._values.image.data_ptr()))
+    assert len({pointer for *_, pointer in kept}) == 1
+    for given, wanted, _ in kept:
+        for one, other in zip(given, wanted, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_provider_options_reach_onnxruntime(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    seen: list[object] = []
+    inner = onnxruntime.InferenceSession
+
+    def session(*values: object, **named: object) -> object:
+        seen.append(named["providers"])
+        return inner(*values, **named)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    OnnxRuntime("cpu", model_file.read_bytes(), "m.onnx", EngineOptions(cache=False, provider_options={"use_arena": "0"}))
+    assert seen == [[("CPUExecutionProvider", {"use_arena": "0"})]]
+
+
+class Plugin(ModuleType):
+    """A plug-in package, as onnxruntime-ep-openvino and onnxruntime-ep-nv-tensorrt-rtx are."""
+
+    def get_library_path(self) -> str:
+        return "/nowhere/libplugin.so"
+
+    def get_ep_name(self) -> str:
+        return "OpenVINOExecutionProvider"
+
+
+def test_plug_ins_are_registered_and_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_openvino", Plugin("onnxruntime_ep_openvino"))
+    devices = [SimpleNamespace(ep_name="CPUExecutionProvider")]
+    registered, added = [], []
+
+    def register(name: str, path: str) -> None:
+        registered.append(path)
+        devices.append(SimpleNamespace(ep_name="OpenVINOExecutionProvider"))
+
+    runtime = SimpleNamespace(
+        get_available_providers=lambda: ["CPUExecutionProvider"],
+        get_ep_devices=lambda: devices,
+        register_execution_provider_library=register,
+    )
+    settings = SimpleNamespace(add_provider_for_devices=lambda chosen, options: added.append((chosen, options)))
+    for _ in range(2):  # a library can be registered once
+        assert choose(runtime, settings, "openvino", {"device_type": "CPU"}) is None
+    assert registered == ["/nowhere/libplugin.so"] and added[0] == ([devices[1]], {"device_type": "CPU"})
+
+
+def test_plug_ins_say_what_is_wrong(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_nv_tensorrt_rtx", None)
+    with pytest.raises(EngineError, match=r"this onnxruntime has no NvTensorRTRTX.*; pip install onnxruntime-ep-nv-tensorrt-rtx"):
+        OnnxRuntime("onnxruntime-tensorrt-rtx", model_file.read_bytes(), "m.onnx", EngineOptions())
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_openvino", Plugin("onnxruntime_ep_openvino"))
+    with pytest.raises(EngineError, match=r"onnxruntime_ep_openvino does not load: .*libplugin.so"):
+        OnnxRuntime("openvino", model_file.read_bytes(), "m.onnx", EngineOptions())
+    monkeypatch.setattr(onnxruntime, "register_execution_provider_library", lambda name, path: None)
+    with pytest.raises(EngineError, match="is installed, but finds no device of its kind on this machine"):
+        OnnxRuntime("openvino", model_file.read_bytes(), "m.onnx", EngineOptions())

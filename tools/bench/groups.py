@@ -19,6 +19,7 @@ from dkcam.engines.engine import draw_masks
 from dkcam.rendered import Drive
 from dkcam.runtime import kernels
 from dkcam.runtime.explainer import Explainer
+from dkcam.runtime.explanation import Explanation
 from dkcam.runtime.geometry import Fit
 from dkcam.runtime.overlay import draw, map_table
 from dkcam.tools.bench.peers import PEERS, Peer, opencv_overlay, usual_input
@@ -52,7 +53,7 @@ class Graphs:
     @cached_property
     def int8(self) -> bytes:
         """Calibrated once, for the device's kind."""
-        return self.other(precision="int8", target="cpu" if self.device in ("auto", "cpu") else "gpu")
+        return self.other(precision="int8", target="cpu" if self.open(self.fp32).device == "cpu" else "gpu")
 
 
 def frames(height: int, width: int, count: int = 4) -> list[NDArray[np.uint8]]:
@@ -68,7 +69,8 @@ def every_group(graphs: Graphs, rounds: int, peers: bool, report: Report) -> Ite
         ("Stages at 1280x720", "preprocess", partial(_stages, graphs, rounds)),
         ("Overlay at 1920x1080", "dkcam", partial(_overlay, rounds)),
         ("1920x1080 frame to normalised input", "dkcam", partial(_downscale, graphs, rounds)),
-        ("Frame to overlay at 1280x720", "dkcam", partial(_whole, graphs, rounds, peers)),
+        ("Frame to overlay at 1280x720", "dkcam", partial(_whole, graphs, rounds, peers, 720, 1280)),
+        ("Frame to overlay at 1920x1080", "dkcam", partial(_whole, graphs, rounds, peers, 1080, 1920)),
     ]
     for title, reference, measure in groups:
         report(title)
@@ -121,8 +123,8 @@ def _stages(graphs: Graphs, rounds: int) -> Rows:
             {
                 "preprocess": lambda n: explainer.prepare(pictures[n % count]),
                 "infer": lambda n: explainer.infer(prepared[n % count]),
-                "overlay": lambda n: draw(pictures[n % count], said[n % count]),
-                "all": lambda n: explainer(pictures[n % count]).overlay(pictures[n % count]),
+                "overlay": lambda n: draw(_over(said[n % count], pictures[n % count]), said[n % count]),
+                "all": lambda n: _explained(explainer, pictures[n % count]),
             },
             "preprocess",
             rounds,
@@ -163,19 +165,33 @@ def _downscale(graphs: Graphs, rounds: int) -> Rows:
     return list(paired(candidates, "dkcam", rounds))
 
 
-def _whole(graphs: Graphs, rounds: int, peers: bool) -> Rows:
-    pictures = frames(720, 1280)
+def _over(explanation: Explanation, picture: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    """What to draw over, as the pipeline chooses it: the frame in GPU memory where it lies there."""
+    return None if explanation.on_gpu else picture
+
+
+def _explained(explainer: Explainer, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    explanation = explainer(picture)
+    return explanation.overlay(_over(explanation, picture))
+
+
+def _whole(graphs: Graphs, rounds: int, peers: bool, height: int, width: int) -> Rows:
+    pictures = frames(height, width)
     explainer = Explainer(graphs.open(graphs.fp32))
-    candidates: dict[str, Candidate] = {"dkcam": lambda n: explainer(pictures[n % 4]).overlay(pictures[n % 4])}
+    candidates: dict[str, Candidate] = {
+        "dkcam": lambda n: _explained(explainer, pictures[n % 4]),
+        "the engine alone": _runs(graphs, graphs.fp32),
+    }
     missing = _skipped(["dkcam, int8"], graphs)
     if graphs.checkpoint:
         low = Explainer(graphs.open(graphs.int8))
-        candidates["dkcam, int8"] = lambda n: low(pictures[n % 4]).overlay(pictures[n % 4])
+        candidates["dkcam, int8"] = lambda n: _explained(low, pictures[n % 4])
     if peers:
         missing += _skipped(list(PEERS), graphs)
         for name, make in PEERS.items() if graphs.checkpoint else ():
             try:
-                run = make(graphs.checkpoint.module(), explainer.spec, graphs.fp32)
+                module = graphs.checkpoint.module()
+                run = make(module if explainer.device == "cpu" else _on_gpu(module), explainer.spec, graphs.fp32)
                 run(pictures[0])
             except ImportError as error:
                 missing.append(Skipped(name, f"not installed ({error})"))
@@ -185,6 +201,13 @@ def _whole(graphs: Graphs, rounds: int, peers: bool) -> Rows:
                 continue
             candidates[name] = partial(_on, run, pictures)
     return [*paired(candidates, "dkcam", max(rounds // 2, 3)), *missing]
+
+
+def _on_gpu(module: Any) -> Any:
+    """Peers run on the same GPU as the engine, where torch can use it."""
+    import torch
+
+    return module.cuda() if torch.cuda.is_available() else module
 
 
 def _on(run: Peer, pictures: list[NDArray[np.uint8]], number: int) -> Any:

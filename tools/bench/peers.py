@@ -22,11 +22,11 @@ def usual_input(frame: Frame, spec: ModelSpec) -> NDArray[np.float32]:
     return np.ascontiguousarray(values.transpose(2, 0, 1), np.float32)
 
 
-def tensor_of(frame: Frame, spec: ModelSpec) -> Any:
-    """The same as a torch tensor with a batch of one."""
+def tensor_of(frame: Frame, spec: ModelSpec, module: Any) -> Any:
+    """The same as a torch tensor with a batch of one, where the module is."""
     import torch
 
-    return torch.from_numpy(usual_input(frame, spec)[None])
+    return torch.from_numpy(usual_input(frame, spec)[None]).to(next(module.parameters()).device)
 
 
 def grad_cam(module: Any, spec: ModelSpec, data: bytes) -> Peer:
@@ -37,7 +37,7 @@ def grad_cam(module: Any, spec: ModelSpec, data: bytes) -> Peer:
     cam = GradCAM(model=module, target_layers=[module.layer4])
 
     def run(frame: Frame) -> Any:
-        heat = cam(input_tensor=tensor_of(frame, spec), targets=None)[0]
+        heat = cam(input_tensor=tensor_of(frame, spec, module), targets=None)[0]
         return show_cam_on_image(frame[..., ::-1].astype(np.float32) / 255, cv2.resize(heat, frame.shape[1::-1]), use_rgb=True)
 
     return run
@@ -52,8 +52,8 @@ def torch_cam(module: Any, spec: ModelSpec, data: bytes) -> Peer:
     extractor = GradCAM(module, "layer4")
 
     def run(frame: Frame) -> Any:
-        scores = module(tensor_of(frame, spec))
-        heat = extractor(int(scores[0].argmax()), scores)[0][0].detach().numpy()
+        scores = module(tensor_of(frame, spec, module))
+        heat = extractor(int(scores[0].argmax()), scores)[0][0].detach().cpu().numpy()
         return overlay_mask(Image.fromarray(frame[..., ::-1]), Image.fromarray(heat.astype(np.float32), mode="F"), alpha=0.5)
 
     return run
@@ -67,10 +67,10 @@ def captum(module: Any, spec: ModelSpec, data: bytes) -> Peer:
     layer = LayerGradCam(module, module.layer4)
 
     def run(frame: Frame) -> Any:
-        x = tensor_of(frame, spec)
+        x = tensor_of(frame, spec, module)
         with torch.no_grad():
             top = int(module(x)[0].argmax())
-        return opencv_overlay(frame, layer.attribute(x, target=top, relu_attributions=True)[0, 0].detach().numpy())
+        return opencv_overlay(frame, layer.attribute(x, target=top, relu_attributions=True)[0, 0].detach().cpu().numpy())
 
     return run
 

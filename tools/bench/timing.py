@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -13,10 +14,11 @@ Candidate = Callable[[int], Any]  # given the number of the round
 
 @dataclass(frozen=True)
 class Row:
-    """ms: median of the rounds. ratio: median over rounds of this one's time to the reference's, of which it is 1."""
+    """ms: median of the rounds. p99_ms: their 99th percentile. ratio: median over rounds of this one's time to the reference's."""
 
     name: str
     ms: float
+    p99_ms: float
     ratio: float
     rounds: int
 
@@ -44,4 +46,7 @@ def paired(candidates: Mapping[str, Candidate], reference: str, rounds: int, war
     def ratio(name: str) -> float:
         return statistics.median(a / b for a, b in zip(times[name], times[reference], strict=True))
 
-    return [Row(name, statistics.median(times[name]), ratio(name), rounds) for name in names]
+    def p99(name: str) -> float:
+        return sorted(times[name])[max(0, math.ceil(0.99 * rounds) - 1)]
+
+    return [Row(name, statistics.median(times[name]), p99(name), ratio(name), rounds) for name in names]

@@ -110,3 +110,9 @@ def test_without_tensorrt_it_says_what_to_install(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setitem(sys.modules, flavour, None)
     with pytest.raises(EngineError, match=r"JetPack.*pip install tensorrt-rtx-cu13"):
         load_tensorrt()
+
+
+def test_dla_needs_a_core() -> None:
+    spec = make_spec(tiny_checkpoint(), ExportOptions(size=(64, 96)))
+    with pytest.raises(EngineError, match="--dla 0: this machine has no DLA cores; leave --dla out"):
+        build_plan(load_tensorrt(), write_graph(tiny_checkpoint(), spec), "the graph", spec, Profile.of(spec), dla=0)
