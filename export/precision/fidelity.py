@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dkcam.agreement import overlap_of_hottest, peak_shift, pearson, spearman
 from dkcam.engines import Engine
 from dkcam.engines.engine import draw_masks, graph_input
 from dkcam.errors import ExportError
@@ -16,7 +17,6 @@ from dkcam.export.reference import Reference
 from dkcam.spec import ModelSpec
 
 CONFIDENT = 0.5
-HOTTEST = 0.2
 
 Pictures = Sequence[NDArray[np.uint8]]
 
@@ -105,35 +105,14 @@ def compare(engine: Engine, expected: Sequence[Truth]) -> Fidelity:
             errors.append(float(np.abs(said["probabilities"][0] - truth.probabilities).max()))
         if truth.heatmap is None or not truth.heatmap.std() > 0:
             continue
-        heat, right = said["heatmap"][0, 0].astype(np.float64).ravel(), truth.heatmap.astype(np.float64).ravel()
-        pearsons.append(correlation(heat, right))
-        spearmans.append(correlation(ranks(heat), ranks(right)))
-        overlaps.append(_overlap(heat, right))
-        peaks = [np.unravel_index(int(values.argmax()), truth.heatmap.shape) for values in (heat, right)]
-        shifts.append(math.dist(*(map(float, peak) for peak in peaks)))
+        heat = said["heatmap"][0, 0]
+        pearsons.append(pearson(heat, truth.heatmap))
+        spearmans.append(spearman(heat, truth.heatmap))
+        overlaps.append(overlap_of_hottest(heat, truth.heatmap))
+        shifts.append(peak_shift(heat, truth.heatmap))
     means = [float(np.mean(values)) if values else math.nan for values in (kept, pearsons, spearmans, overlaps, shifts)]
     worst = min(pearsons, default=math.nan)
     return Fidelity(len(expected), len(kept), means[0], max(errors), means[1], worst, *means[2:])
-
-
-def correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Pearson's; 0 where one of them is constant."""
-    a, b = a - a.mean(), b - b.mean()
-    below = math.sqrt(float(a @ a) * float(b @ b))
-    return float(a @ b) / below if below > 0 else 0.0
-
-
-def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks from 0, equal values sharing their mean rank: Pearson's correlation of these is Spearman's."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return np.asarray((ends - (counts + 1) / 2)[place], np.float64)
-
-
-def _overlap(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    count = max(1, math.ceil(HOTTEST * len(a)))
-    first, second = (set(np.argsort(-values, kind="stable")[:count].tolist()) for values in (a, b))
-    return len(first & second) / len(first | second)
 
 
 def _batch(picture: NDArray[np.uint8], spec: ModelSpec) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dkcam.export.precision.calibrate import best_range
-from dkcam.export.precision.fidelity import Fidelity, Thresholds, Truth, compare, correlation, ranks
+from dkcam.export.precision.fidelity import Fidelity, Thresholds, Truth, compare
 from dkcam.export.precision.numerics import Int8
 from dkcam.export.precision.search import fit
 from dkcam.spec import ModelSpec
@@ -75,10 +75,6 @@ def test_a_map_without_heat_where_heat_belongs_counts_as_zero() -> None:
     assert compare(Canned([([0.1, 0.8, 0.1], np.zeros((4, 4)))]), [truth([0.1, 0.8, 0.1], heat)]).pearson == 0
 
 
-def test_ranks_share_ties() -> None:
-    assert ranks(np.array([3.0, 0.0, 0.0, 7.0, 3.0, 3.0])).tolist() == [3, 0.5, 0.5, 5, 3, 3]
-
-
 def test_misses_are_named() -> None:
     wanted = Thresholds(0.97, 0.98)
     good = Fidelity(9, 9, 1, 0, 0.99, 0.9, 1, 1, 0)
@@ -137,8 +133,3 @@ def test_ranges_lose_least(kind: str) -> None:
     assert error(high / top) <= 1.05 * min(error(share) for share in np.linspace(0.02, 1, 50))
     if kind == "one far out":
         assert high < 45
-
-
-def test_correlation_is_numpys() -> None:
-    a, b = np.random.default_rng(0).random((2, 50))
-    assert correlation(a, b) == pytest.approx(np.corrcoef(a, b)[0, 1])

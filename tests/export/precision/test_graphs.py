@@ -20,7 +20,7 @@ from dkcam.export.options import ExportOptions
 from dkcam.export.precision import Half, Int8, Numerics
 from dkcam.export.precision.backbone import merge
 from dkcam.export.precision.calibrate import calibrate
-from dkcam.export.precision.fidelity import correlation
+from dkcam.agreement import pearson
 from dkcam.rendered import random_scene, render
 from tests.conftest import tiny_checkpoint
 
@@ -69,7 +69,7 @@ def test_every_kind_stays_near_float32(kind: str, precision: str) -> None:
             assert given[name].shape == expected[name].shape and given[name].dtype == expected[name].dtype
             if expected[name].std() > 0 and name != "explained":
                 pair = (array.astype(np.float64).ravel() for array in (given[name], expected[name]))
-                found.setdefault(name, []).append(correlation(*pair))
+                found.setdefault(name, []).append(pearson(*pair))
     # gradients of inner layers pass ReLUs that rounding switches; scores and layer4's maps are smooth
     switched = {"heatmap", "weights", "gradient"} if spec.layer != "layer4" else set()
     for name, values in found.items():
