@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import dkcam
 from dkcam.engines import Engine, EngineOptions, open_engine
-from dkcam.engines.engine import GpuImage, draw_masks
+from dkcam.engines.engine import GpuImage, Outputs, draw_masks
 from dkcam.errors import InputError, ModelFileError
 from dkcam.runtime.explanation import Explanation, OnGpu
 from dkcam.runtime.geometry import Fit
@@ -95,14 +95,33 @@ class Explainer:
 
     def infer(self, prepared: Prepared) -> Explanation:
         """Run the engine on a prepared frame."""
-        found = self.engine.run(prepared.image, self.classes, self._mask)
-        spread = found.get("heatmap_std")
+        return self._said(self.engine.run(prepared.image, self.classes, self._mask), 0, prepared)
+
+    def infer_many(self, prepared: Sequence[Prepared], classes: Sequence[int] | None = None) -> list[Explanation]:
+        """Run the engine on several prepared frames, in batches as large as the graph takes.
+
+        classes: what to explain in all of them, instead of the explainer's own (graphs that leave K free).
+        """
+        chosen = self.classes if classes is None else np.array(classes, np.int64)
+        most = self.spec.batch[1] if "batch" in self.spec.dynamic else 1
+        found: list[Explanation] = []
+        for start in range(0, len(prepared), most):
+            part = prepared[start : start + most]
+            if len(part) == 1 or not all(isinstance(each.image, np.ndarray) for each in part):
+                found += [self._said(self.engine.run(each.image, chosen, self._mask), 0, each) for each in part]
+                continue
+            outputs = self.engine.run(np.concatenate([each.image for each in part]), chosen, self._mask)
+            found += [self._said(outputs, i, each) for i, each in enumerate(part)]
+        return found
+
+    def _said(self, outputs: Outputs, which: int, prepared: Prepared) -> Explanation:
+        spread = outputs.get("heatmap_std")
         return Explanation(
             labels=self.spec.labels,
-            probabilities=found["probabilities"][0],
-            explained=found["explained"][0],
-            heatmap=found["heatmap"][0],
-            heatmap_std=spread[0] if spread is not None else None,
+            probabilities=outputs["probabilities"][which],
+            explained=outputs["explained"][which],
+            heatmap=outputs["heatmap"][which],
+            heatmap_std=spread[which] if spread is not None else None,
             fit=prepared.fit,
             device=self.engine.device,
             on_gpu=OnGpu(self._gpu, prepared.on_gpu) if self._gpu and prepared.on_gpu else None,

@@ -20,6 +20,7 @@ from dkcam.rendered.signs import Picture
 from dkcam.tools.scenes.example import SIGN_LABELS, Example, SignSize, degrade
 from dkcam.tools.scenes.gtsrb import LABEL_OF_CLASS, Crop, load_crops, outline
 from dkcam.tools.scenes.rendered import RenderedScenes
+from dkcam.tools.scenes.window import TRIES, cut, in_window, overlap, place_window
 
 NO_SIGN_SHARE = 1 / 8  # of the pictures
 WINDOW_SHARE = 0.3  # of the training pictures are windows of real frames
@@ -55,58 +56,27 @@ def load_gtsdb(folder: Path) -> list[RoadFrame]:
     return frames
 
 
-def cut(frame: RoadFrame, left: float, top: float, scale: float, height: int, width: int) -> Picture:
-    """The window at (left, top) in frame pixels, ``scale`` output pixels per frame pixel; edges are mirrored."""
-    matrix = np.array([[1 / scale, 0, left], [0, 1 / scale, top]], np.float32)
-    if scale < 1:  # warping skips pixels when it shrinks: average first
-        x0, y0 = int(np.floor(left)), int(np.floor(top))
-        x1, y1 = int(np.ceil(left + width / scale)), int(np.ceil(top + height / scale))
-        if x0 >= 0 and y0 >= 0 and x1 <= frame.picture.shape[1] and y1 <= frame.picture.shape[0]:
-            return np.asarray(cv2.resize(frame.picture[y0:y1, x0:x1], (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(frame.picture, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT_101), np.uint8)
-
-
-def overlap(box: Box, left: float, top: float, right: float, bottom: float) -> float:
-    """Share of a box's area that lies inside a window, 0 to 1."""
-    wide = min(box.right, right) - max(box.left, left)
-    high = min(box.bottom, bottom) - max(box.top, top)
-    return max(wide, 0.0) * max(high, 0.0) / max((box.right - box.left) * (box.bottom - box.top), 1e-9)
-
-
 def sign_window(frame: RoadFrame, target: Box, rng: np.random.Generator, height: int, width: int, size: SignSize) -> Example | None:
     """A window around one sign of a real frame that shows no sign with another label; None when 12 tries find none."""
-    frame_height, frame_width = frame.picture.shape[:2]
-    for _ in range(12):
-        scale = min(size.pick(rng, height, width) / (target.right - target.left), 2.5)
-        wide, high = width / scale, height / scale
-        if wide > frame_width or high > frame_height:
-            continue
-        left = rng.uniform(max(0.0, target.right - wide), max(min(target.left, frame_width - wide), target.right - wide, 0.0))
-        top = rng.uniform(max(0.0, target.bottom - high), max(min(target.top, frame_height - high), target.bottom - high, 0.0))
-        window = (left, top, left + wide, top + high)
-        if overlap(target, *window) < 0.97:
-            continue
-        if any(b.label != target.label and overlap(b, *window) > 0.15 for b in frame.boxes):
-            continue
-        place = Box(
-            target.label,
-            *((v - o) * scale for v, o in zip((target.left, target.top, target.right, target.bottom), (left, top, left, top), strict=True)),
-        )
-        return Example(cut(frame, left, top, scale, height, width), SIGN_LABELS.index(target.label), place)
+    others = [box for box in frame.boxes if box.label != target.label]
+    for _ in range(TRIES):
+        place = place_window(frame.picture.shape[:2], target, others, rng, (height, width), size.pick(rng, height, width))
+        if place is not None:
+            picture = cut(frame.picture, place, height, width)
+            return Example(picture, SIGN_LABELS.index(target.label), in_window(target, place))
     return None
 
 
 def empty_window(frame: RoadFrame, rng: np.random.Generator, height: int, width: int) -> Picture | None:
     """A window of a real frame without any sign, at a random zoom; None when 12 tries find none."""
     frame_height, frame_width = frame.picture.shape[:2]
-    for _ in range(12):
+    for _ in range(TRIES):
         scale = float(np.exp(rng.uniform(np.log(0.3), np.log(1.6))))
         scale = max(scale, height / frame_height, width / frame_width)
         left = rng.uniform(0, frame_width - width / scale)
         top = rng.uniform(0, frame_height - height / scale)
         if all(overlap(b, left, top, left + width / scale, top + height / scale) == 0 for b in frame.boxes):
-            return cut(frame, left, top, scale, height, width)
+            return cut(frame.picture, (left, top, scale), height, width)
     return None
 
 

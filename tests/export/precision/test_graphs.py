@@ -11,6 +11,7 @@ import pytest
 import torch
 from onnx import TensorProto
 
+from dkcam.agreement import pearson
 from dkcam.engines import open_bytes
 from dkcam.engines.engine import graph_input
 from dkcam.export.checkpoint import Checkpoint
@@ -20,7 +21,6 @@ from dkcam.export.options import ExportOptions
 from dkcam.export.precision import Half, Int8, Numerics
 from dkcam.export.precision.backbone import merge
 from dkcam.export.precision.calibrate import calibrate
-from dkcam.agreement import pearson
 from dkcam.rendered import random_scene, render
 from tests.conftest import tiny_checkpoint
 

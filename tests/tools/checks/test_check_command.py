@@ -1,0 +1,185 @@
+"""dk-check from the command line: figures, verdicts, reports, exit codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from dkcam.export.exporter import export
+from dkcam.export.options import ExportOptions
+from dkcam.tools.check_command import main
+from tests.conftest import tiny_checkpoint
+
+LENIENT = "rules:\n  - measure: confidence\n    min: 0\n"
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def rules(tmp_path: Path, text: str = LENIENT) -> Path:
+    path = tmp_path / "rules.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="session")
+def batched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "batched.onnx"
+    path.write_bytes(export(tiny_checkpoint(), ExportOptions(size=(64, 96), dynamic=("batch",), batch=(1, 8)), check=False).data)
+    return path
+
+
+@pytest.mark.parametrize("windows", [False, True])
+def test_every_form_of_labels_gives_the_same_figures(
+    dataset: Callable[[str], Path], model_file: Path, batched: Path, tmp_path: Path, windows: bool
+) -> None:
+    found = []
+    for form in ("coco", "csv", "voc", "yolo", "kitti"):
+        out = tmp_path / f"report-{form}"
+        model = batched if form == "voc" else model_file  # in batches the figures are the same
+        done = run(dataset(form), "--model", model, "--rules", rules(tmp_path), "--report", out, *(["--windows"] if windows else []))
+        assert done.exit_code == 0, done.output
+        document = json.loads((out / "results.json").read_text())
+        assert document["samples"] >= 6 and document["format"] == form
+        found.append(document["figures"])
+    for other in found[1:]:
+        assert json.dumps(other).count("mean") == json.dumps(found[0]).count("mean")
+        for key, value in found[0]["all"].items():
+            assert other["all"][key] == (pytest.approx(value, rel=1e-3) if isinstance(value, dict) else value)
+
+
+def test_figures_are_recomputed_from_the_records(dataset: Callable[[str], Path], model_file: Path, tmp_path: Path) -> None:
+    run(dataset("coco"), "--model", model_file, "--rules", rules(tmp_path), "--report", tmp_path / "r")
+    document = json.loads((tmp_path / "r/results.json").read_text())
+    for key in ("pointing", "energy_ratio", "confidence", "accuracy"):
+        values = [record["values"][key] for record in document["records"] if key in record["values"]]
+        assert document["figures"]["all"][key]["mean"] == pytest.approx(np.mean(values), rel=1e-4)
+    values = [record["controls"]["centred Gaussian"]["pointing"] for record in document["records"] if record["controls"]]
+    assert document["figures"]["controls"]["centred Gaussian"]["pointing"]["mean"] == pytest.approx(np.mean(values), rel=1e-4)
+
+
+def test_a_failed_rule_exits_3_with_reports(dataset: Callable[[str], Path], model_file: Path, tmp_path: Path) -> None:
+    text = "rules:\n  - measure: energy_ratio\n    min: 100\n  - name: sure\n    measure: confidence\n    min: 1\n    severity: warn\n"
+    text += "  - measure: jitter\n    max: 0.1\n  - measure: pointing\n    class: tram\n    min: 0.1\n"
+    done = run(
+        dataset("coco"), "--model", model_file, "--rules", rules(tmp_path, text), "--report", tmp_path / "r", "--junit", tmp_path / "j.xml"
+    )
+    assert done.exit_code == 3
+    suite = ElementTree.parse(tmp_path / "j.xml").getroot()[0]
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("4", "1", "2")
+    failure = suite[0].find("failure")
+    assert failure is not None and "expected at least 100" in str(failure.get("message"))
+    assert "the model has no class 'tram'" in done.output and "--sequence says that they are" in done.output
+    outcomes = [rule["outcome"] for rule in json.loads((tmp_path / "r/results.json").read_text())["rules"]]
+    assert outcomes == ["fail", "warn", "skipped", "skipped"]
+    page = (tmp_path / "r/report.html").read_text()
+    assert "Failed" in page and page.count("<figure") >= 5 and "http" not in page.replace("http-equiv", "")
+
+
+def test_sequences_have_a_jitter(dataset: Callable[[str], Path], model_file: Path, tmp_path: Path) -> None:
+    text = "rules:\n  - measure: jitter\n    max: 0\n"
+    assert run(dataset("coco"), "--model", model_file, "--rules", rules(tmp_path, text), "--sequence").exit_code == 3
+
+
+def test_the_same_model_against_itself_changes_nothing(dataset: Callable[[str], Path], model_file: Path, tmp_path: Path) -> None:
+    done = run(dataset("coco"), "--model", model_file, "--against", model_file, "--rules", rules(tmp_path), "--report", tmp_path / "r")
+    assert done.exit_code == 0, done.output
+    figures = json.loads((tmp_path / "r/results.json").read_text())["figures"]["all"]
+    assert figures["agreement"]["mean"] == 1 and figures["correlation"]["mean"] == pytest.approx(1)
+
+
+def test_another_model_is_a_regression(dataset: Callable[[str], Path], model_file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.onnx"
+    other.write_bytes(export(tiny_checkpoint(seed=1), ExportOptions(size=(64, 96)), check=False).data)
+    done = run(dataset("coco"), "--model", model_file, "--against", other, "--rules", rules(tmp_path))
+    assert done.exit_code == 3 and "heatmaps stay: correlation is" in done.output
+
+
+def test_a_map_and_a_background(dataset: Callable[[str], Path], model_file: Path, tmp_path: Path) -> None:
+    text = "map:\n  stop: no entry\n  yield: no such thing\nbackground: no sign\n" + LENIENT
+    done = run(dataset("coco"), "--model", model_file, "--rules", rules(tmp_path, text), "--report", tmp_path / "r")
+    document = json.loads((tmp_path / "r/results.json").read_text())
+    kinds = {(record["kind"], record["label"]) for record in document["records"]}
+    assert kinds <= {("stop", "no entry"), ("warning", "warning"), ("background", "no sign")} and ("background", "no sign") in kinds
+    assert "classes the model does not have, left out: yield" in done.output
+
+
+def test_broken_labels_are_told_and_do_not_stop_the_check(dataset: Callable[[str], Path], model_file: Path, tmp_path: Path) -> None:
+    path = dataset("csv")
+    path.write_text(path.read_text() + "p0.jpg,500,1,600,9,stop\np0.jpg,-20,1,40,60,stop\np0.jpg,1,nan,9,9,stop\ngone.jpg,1,1,9,9,stop\n")
+    (path.parent / "p1.jpg").write_bytes(b"no picture")
+    done = run(path, "--model", model_file, "--rules", rules(tmp_path), "--report", tmp_path / "r")
+    assert done.exit_code == 0, done.output
+    document = json.loads((tmp_path / "r/results.json").read_text())
+    counts = {"missing picture": 1, "not a number": 1, "outside": 1, "partly outside": 1, "unreadable picture": 1}
+    assert document["problem_counts"] == counts and "labels with problems: outside 1" in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--rules", "gone.yaml"], "gone.yaml does not exist"),
+        (["--model", "gone.onnx"], "gone.onnx does not exist"),
+        (["--report", "{data}"], "is a file; expected a folder"),
+        (["--junit", "{data}"], "is the data set"),
+        (["--device", "tpu"], "device 'tpu' is not available"),
+    ],
+)
+def test_mistakes_are_one_line(dataset: Callable[[str], Path], model_file: Path, words: list[str], expected: str) -> None:
+    path = dataset("coco")
+    done = run(path, *([] if "--model" in words else ["--model", model_file]), *(word.format(data=path) for word in words))
+    assert done.exit_code == 1 and expected in done.output and "Traceback" not in done.output
+
+
+def test_a_data_set_of_other_things_says_so(dataset: Callable[[str], Path], tmp_path: Path, model_file: Path) -> None:
+    path = dataset("coco")
+    document = json.loads(path.read_text())
+    for category in document["categories"]:
+        category["name"] = f"animal {category['id']}"
+    path.write_text(json.dumps({**document, "images": document["images"][:5]}))
+    done = run(path, "--model", model_file)
+    assert done.exit_code == 1 and "can be judged: its classes (animal" in done.output and "map:" in done.output
+
+
+def test_real_road_frames_pass_with_the_shipped_rules(data: Path, tmp_path: Path) -> None:
+    examples = Path(__file__).resolve().parents[3] / "examples"
+    done = run(data / "gtsdb", "--windows", "--rules", examples / "signs.yaml", "--report", tmp_path / "r")
+    assert done.exit_code == 0, done.output
+    figures = json.loads((tmp_path / "r/results.json").read_text())["figures"]
+    for key in ("pointing", "energy_ratio"):
+        assert figures["all"][key]["low"] > max(control[key]["high"] for control in figures["controls"].values())
+    done = run(data / "tusimple", "--rules", examples / "highway.yaml")
+    assert done.exit_code == 0, done.output
+
+
+def test_random_weights_fail_on_real_road_frames(data: Path, tmp_path: Path) -> None:
+    from dkcam.export.checkpoint import Checkpoint, load_checkpoint
+    from dkcam.runtime.explainer import DEMO_MODEL
+    from dkcam.tools.train.evaluate import random_model
+
+    demo = load_checkpoint(DEMO_MODEL.with_suffix(".pt"))
+    control = random_model(demo.module())
+    model = tmp_path / "random.onnx"
+    model.write_bytes(export(Checkpoint(control.config, control.state_dict(), demo.labels, demo.size), ExportOptions(), check=False).data)
+    examples = Path(__file__).resolve().parents[3] / "examples"
+    done = run(
+        data / "gtsdb",
+        "--windows",
+        "--rules",
+        examples / "signs.yaml",
+        "--model",
+        model,
+        "--junit",
+        tmp_path / "j.xml",
+        "--max-pictures",
+        60,
+    )
+    assert done.exit_code == 3
+    assert int(ElementTree.parse(tmp_path / "j.xml").getroot()[0].get("failures", 0)) == 3

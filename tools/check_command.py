@@ -1,0 +1,186 @@
+"""``dk-check``: does a model look at the objects of a data set, and nowhere it should not?"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dkcam.tools.cli import engine_options, user_errors
+
+if TYPE_CHECKING:
+    from dkcam.runtime.explainer import Explainer
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option("--model", type=click.Path(path_type=Path), help="An .onnx or .engine file. Default: ./model.onnx, else the demo model.")
+@click.option("--rules", "rules_file", type=click.Path(path_type=Path), help="Rules (YAML). Default: heat gathers in the boxes.")
+@click.option("--against", type=click.Path(path_type=Path), help="A second model: what changed, picture by picture.")
+@click.option("--windows", is_flag=True, help="A window around each object, 20 to 60 pixels wide there, in place of whole pictures.")
+@click.option("--sequence", is_flag=True, help="The pictures are frames of one drive, in the order of their names.")
+@click.option("--format", "form", type=click.Choice(["coco", "voc", "yolo", "kitti", "csv"]), help="Of the labels. Default: as they look.")
+@click.option("--report", type=click.Path(path_type=Path), help="Folder for report.html and results.json.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Write the verdicts as JUnit XML.")
+@click.option("--max-pictures", type=click.IntRange(min=1), help="Stop after this many pictures.")
+@engine_options
+@user_errors
+def main(
+    dataset: Path,
+    model: Path | None,
+    rules_file: Path | None,
+    against: Path | None,
+    windows: bool,
+    sequence: bool,
+    form: str | None,
+    report: Path | None,
+    junit: Path | None,
+    max_pictures: int | None,
+    device: str,
+    threads: int,
+    provider_options: tuple[tuple[str, str], ...],
+) -> None:
+    """Judge a model's heatmaps on DATASET: COCO JSON, VOC XML, YOLO or KITTI text, or CSV, with their pictures.
+
+    Exits 3 when a rule of severity fail does not hold.
+    """
+    import json
+
+    from dkcam.errors import DataError
+    from dkcam.files import check_target, write_file
+    from dkcam.tools.checks.formats import read_dataset
+    from dkcam.tools.checks.judge import failed, judge, summary
+    from dkcam.tools.checks.judge import junit as junit_xml
+    from dkcam.tools.checks.measure import measure
+    from dkcam.tools.checks.report import document, page
+    from dkcam.tools.checks.rules import AGAINST, DEFAULT, Rule, read_rules
+    from dkcam.tools.checks.samples import Labels, Windows, by_label, samples
+
+    start = time.perf_counter()
+    rules = read_rules(rules_file) if rules_file else DEFAULT
+    if against is not None and not any(rule.measure in AGAINST for rule in rules.rules):
+        least = (Rule("top class stays", "agreement", 0, least=0.98), Rule("heatmaps stay", "correlation", 0, least=0.97))
+        rules = type(rules)(rules.source, (*rules.rules, *least), rules.labels, rules.background, rules.regions)
+    if report is not None and report.exists() and not report.is_dir():
+        raise DataError(f"--report {report} is a file; expected a folder, which is made where it is missing")
+    inputs = {dataset: "the data set"} | ({rules_file: "the rules"} if rules_file else {})
+    for place in (junit,) if junit else ():
+        check_target(place, inputs, DataError)
+    found = read_dataset(dataset, form)
+    del found.pictures[max_pictures or len(found.pictures) :]
+    with _opened(model, device, threads, provider_options) as explainer, _opened_if(against, device, threads, provider_options) as second:
+        spec = explainer.spec
+        if second is not None and second.spec.labels != spec.labels:
+            raise DataError(f"{against} has other classes than {model or 'the model'}; compare models of the same classes")
+        labels = Labels(rules, spec.labels, found)
+        size = Windows(spec.height, spec.width) if windows else None
+        with _progress(found, labels) as advance:
+            records = list(measure(explainer, samples(found, labels, size), rules, against=second, advance=advance))
+        used = explainer.device
+    if not records:
+        raise DataError(
+            f"no picture of {dataset} can be judged: its classes ({by_label(labels.unmatched) or 'none'}) are not the model's "
+            f"({', '.join(spec.labels[:8])}, …); give --rules with a map:"
+        )
+    verdicts = judge(records, rules, spec.labels, sequence=sequence)
+    about = {
+        "passed": not failed(verdicts),
+        "dataset": str(dataset),
+        "format": found.format,
+        "model": str(model or "the default model"),
+        "model_sha256": explainer.engine.sha256,
+        "against": str(against) if against else None,
+        "rules_file": rules.source,
+        "device": used,
+        "windows": windows,
+        "pictures": len(found.pictures),
+        "samples": len(records),
+        "unmatched": by_label(labels.unmatched),
+        "problem_counts": found.counts(),
+    }
+    results = document(records, verdicts, summary(records), about, found.problems)
+    _print(results, verdicts)
+    if report is not None:
+        try:
+            report.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"--report {report} cannot be made ({error.strerror}); choose another folder") from error
+        write_file(report / "results.json", (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode(), DataError)
+        write_file(report / "report.html", page(records, results), DataError)
+        click.echo(f"wrote {report / 'report.html'}")
+    if junit is not None:
+        write_file(junit, junit_xml(verdicts, found.counts(), time.perf_counter() - start), DataError)
+        click.echo(f"wrote {junit}")
+    if failed(verdicts):
+        sys.exit(3)
+
+
+@contextmanager
+def _opened(model: Path | None, device: str, threads: int, provider_options: tuple[tuple[str, str], ...]) -> Iterator[Explainer]:
+    from dkcam.engines import EngineOptions, open_engine
+    from dkcam.runtime.explainer import DEMO_MODEL, Explainer
+    from dkcam.tools.cli import progress_line
+
+    if model is None:
+        model = Path("model.onnx") if Path("model.onnx").is_file() else DEMO_MODEL
+        click.echo(f"model: {'the bundled demo model' if model == DEMO_MODEL else model} (--model chooses another)", err=True)
+    with progress_line() as report:
+        engine = open_engine(model, device, EngineOptions(threads, provider_options=dict(provider_options), report=report))
+    try:
+        yield Explainer(engine)
+    finally:
+        engine.close()
+
+
+@contextmanager
+def _opened_if(model: Path | None, *options: Any) -> Iterator[Explainer | None]:
+    if model is None:
+        yield None
+        return
+    with _opened(model, *options) as explainer:
+        yield explainer
+
+
+@contextmanager
+def _progress(dataset: Any, labels: Any) -> Iterator[Callable[[], None]]:
+    """A progress bar on a terminal; nothing otherwise."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    total = sum(max(1, sum(labels.of(box.label) is not None for box in picture.boxes)) for picture in dataset.pictures)
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("checking", total=total)
+        yield lambda: bar.advance(task)
+
+
+def _print(results: dict[str, Any], verdicts: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    everything, controls = results["figures"]["all"], results["figures"]["controls"]
+    table = Table(
+        title=f"{results['samples']} {'windows' if results['windows'] else 'pictures'} on {results['device']}", title_justify="left"
+    )
+    for column in ("", "model", *controls):
+        table.add_column(column, justify="left" if not column else "right", no_wrap=column in ("", "model"))
+    for key, value in everything.items():
+        if key != "records":
+            others = [f"{controls[name][key]['mean']:.3g}" if key in controls[name] else "" for name in controls]
+            table.add_row(key, f"{value['mean']:.3g} ({value['low']:.3g} to {value['high']:.3g})", *others)
+    console = Console()
+    console.print(table, width=max(console.width, 100))
+    if results["unmatched"]:
+        click.echo(f"classes the model does not have, left out: {results['unmatched']}")
+    for kind, count in results["problem_counts"].items():
+        first = next(problem for problem in results["problems"] if problem["kind"] == kind)
+        click.echo(f"labels with problems: {kind} {count} (first: {first['where']}: {first['text']})")
+    for verdict in verdicts:
+        click.echo(f"{verdict.outcome:>7}  {verdict.line()}")

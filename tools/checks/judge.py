@@ -1,0 +1,140 @@
+"""Verdicts: each rule's mean over the records it is about, with an interval, against its bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+from dkcam.tools.checks.measure import CONTROLS, Record, by_key, control, labels_of
+from dkcam.tools.checks.rules import AGAINST, MEASURES, Rule, Rules, normal
+from dkcam.tools.metrics.interval import Mean, mean
+from dkcam.tools.metrics.temporal import jitter
+
+SIZES = ((0, 24), (24, 40), (40, 64), (64, math.inf))  # of objects in the model's pixels
+FIGURES = ("pointing", "energy_ratio", "energy", "iou", "accuracy", "confidence", "entropy", "stability", *AGAINST)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """outcome: "pass", "warn", "fail" or "skipped" (nothing to judge, said in ``why``)."""
+
+    rule: Rule
+    value: Mean
+    outcome: str
+    why: str = ""
+
+    def line(self) -> str:
+        """What a person reads."""
+        if self.outcome == "skipped":
+            return f"{self.rule.name}: skipped, {self.why}"
+        about = "" if self.rule.label == "all" else f" of {self.rule.label}"
+        return f"{self.rule.name}: {self.rule.measure}{about} is {self.value} over {self.value.count}, expected {self.rule.wanted}"
+
+
+def judge(records: Sequence[Record], rules: Rules, labels: Sequence[str], *, sequence: bool = False) -> list[Verdict]:
+    """One verdict a rule. sequence: the pictures are frames of one drive, in order."""
+    return [_judge(records, rule, labels, sequence) for rule in rules.rules]
+
+
+def _judge(records: Sequence[Record], rule: Rule, labels: Sequence[str], sequence: bool) -> Verdict:
+    nothing = Mean(math.nan, math.nan, math.nan, 0)
+    if rule.label != "all" and normal(rule.label) not in {normal(label) for label in labels}:
+        return Verdict(rule, nothing, "skipped", f"the model has no class {rule.label!r}")
+    label = next((name for name in labels if normal(name) == normal(rule.label)), "all")
+    if rule.measure == "jitter":
+        if not sequence:
+            return Verdict(rule, nothing, "skipped", "the pictures are no sequence; --sequence says that they are")
+        value = jitter([_peak(record) for record in records])
+        found = Mean(value, value, value, 0 if math.isnan(value) else len(records))
+    else:
+        values = by_key(records, rule.key, label)
+        found = mean([value for value, _ in values], [name for _, name in values])
+    if not found.count:
+        return Verdict(rule, found, "skipped", f"no picture has a figure for it ({MEASURES[rule.measure].text})")
+    return Verdict(rule, found, "pass" if rule.holds(found.value) else rule.severity)
+
+
+def _peak(record: Record) -> tuple[float, float] | None:
+    """The hottest cell's centre, 0..1 of the input."""
+    if not float(record.heatmap.max()) > 0:
+        return None
+    row, column = divmod(int(record.heatmap.argmax()), record.heatmap.shape[1])
+    return (column + 0.5) / record.heatmap.shape[1], (row + 0.5) / record.heatmap.shape[0]
+
+
+def summary(records: Sequence[Record]) -> dict[str, Any]:
+    """Figures over all, by class, by size, and the controls' beside them; each a mean with interval and count."""
+    parts: dict[str, Sequence[Record]] = {"all": records}
+    for label in labels_of(records):
+        parts[label] = [record for record in records if record.label == label]
+    sizes = {_range(low, high): [r for r in records if low <= r.size < high] for low, high in SIZES}
+    return {
+        "all": _figures(records),
+        "classes": {name: _figures(part) for name, part in parts.items() if name != "all"},
+        "sizes": {name: _figures(part) for name, part in sizes.items() if part},
+        "controls": {
+            name: {key: _as_dict(_mean(control(records, name, key))) for key in ("pointing", "energy_ratio")}
+            for name in CONTROLS
+            if control(records, name, "pointing")
+        },
+    }
+
+
+def _figures(records: Sequence[Record]) -> dict[str, Any]:
+    found = {key: _mean(by_key(records, key)) for key in (*FIGURES, *_regions(records))}
+    return {"records": len(records)} | {key: _as_dict(value) for key, value in found.items() if value.count}
+
+
+def _regions(records: Sequence[Record]) -> list[str]:
+    return sorted({key for record in records for key in record.values if key.startswith(("region:", "corrupted_confidence:"))})
+
+
+def _mean(values: Sequence[tuple[float, str]]) -> Mean:
+    return mean([value for value, _ in values], [name for _, name in values])
+
+
+def _as_dict(value: Mean) -> dict[str, float]:
+    return {"mean": _short(value.value), "low": _short(value.low), "high": _short(value.high), "count": value.count}
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:g} px and more" if high == math.inf else f"{low:g} to {high:g} px"
+
+
+def failed(verdicts: Sequence[Verdict]) -> bool:
+    return any(verdict.outcome == "fail" for verdict in verdicts)
+
+
+def junit(verdicts: Sequence[Verdict], problems: Mapping[str, int], seconds: float) -> bytes:
+    """JUnit XML as CI systems read it: a test case a rule; warnings pass, with their words in system-out."""
+    suite = ElementTree.Element(
+        "testsuite",
+        name="dk-check",
+        tests=str(len(verdicts)),
+        failures=str(sum(verdict.outcome == "fail" for verdict in verdicts)),
+        errors="0",
+        skipped=str(sum(verdict.outcome == "skipped" for verdict in verdicts)),
+        time=f"{seconds:.3f}",
+    )
+    for verdict in verdicts:
+        case = ElementTree.SubElement(suite, "testcase", classname=f"dk-check.{verdict.rule.measure}", name=verdict.rule.name)
+        if verdict.outcome == "fail":
+            ElementTree.SubElement(case, "failure", message=verdict.line(), type=verdict.rule.measure).text = verdict.line()
+        elif verdict.outcome == "skipped":
+            ElementTree.SubElement(case, "skipped", message=verdict.why)
+        else:
+            ElementTree.SubElement(case, "system-out").text = f"{verdict.outcome}: {verdict.line()}"
+    if problems:
+        words = ", ".join(f"{kind} {count}" for kind, count in problems.items())
+        ElementTree.SubElement(suite, "system-err").text = f"labels with problems: {words}"
+    root = ElementTree.Element("testsuites")
+    root.append(suite)
+    ElementTree.indent(root)
+    return bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
