@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dkcam.errors import InputError
 from dkcam.runtime.geometry import Fit
 from dkcam.runtime.gpu import GpuFrame, GpuKernels
 
@@ -67,6 +68,16 @@ class Explanation:
         y = (float(row) + 0.5) * self.fit.height / heat.shape[0]
         x, y = self.fit.to_frame(x, y)
         return float(np.clip(x / self.fit.frame_width, 0, 1)), float(np.clip(y / self.fit.frame_height, 0, 1))
+
+    def stability(self, which: int = 0) -> float:
+        """Map stability over DropKey masks: 1 − mean spread over mean heat, not below 0; 0 for a map without heat.
+
+        Errors: InputError for a model without masks.
+        """
+        if self.heatmap_std is None:
+            raise InputError("this model has no masks, so its maps have no spread; export it with --samples 32")
+        middle = float(self.heatmap[which].mean())
+        return max(0.0, 1 - float(self.heatmap_std[which].mean()) / middle) if middle > 0 else 0.0
 
     def overlay(
         self, frame: NDArray[np.uint8] | None = None, *, alpha: float = 0.6, colormap: str = "turbo", layout: str = "side"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import cv2
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from dkcam.errors import InputError
 from dkcam.runtime.explanation import Explanation, Score
 from dkcam.runtime.kernels import overlay
+from dkcam.runtime.result import Alarm
 
 Picture = NDArray[np.uint8]
 
@@ -24,6 +26,7 @@ COLORMAPS = {
     "hot": cv2.COLORMAP_HOT,
 }
 LAYOUTS = ("side", "tint")
+ALARM_COLOURS = {"fail": (40, 40, 255), "warn": (0, 190, 255)}  # BGR
 TINTS = ((40, 40, 255), (255, 160, 30), (60, 220, 60), (30, 200, 255), (255, 60, 220))  # BGR
 
 
@@ -61,7 +64,7 @@ def draw(
             f"frame is {frame.shape[0]}x{frame.shape[1]}, expected the explained "
             f"{explanation.fit.frame_height}x{explanation.fit.frame_width}"
         )
-    scores = explanation.explained_scores()
+    scores, spread = explanation.explained_scores(), explanation.heatmap_std
     tint = layout == "tint" and len(scores) > 1
     tables = [_tint_table(TINTS[k % len(TINTS)], alpha) if tint else map_table(colormap, alpha) for k in range(len(scores))]
     stacked, width = np.stack(tables), explanation.fit.frame_width
@@ -72,13 +75,33 @@ def draw(
         gpu, taken = explanation.on_gpu.kernels, explanation.on_gpu.frame
         picture = gpu.overlay(taken, explanation.heatmap, explanation.fit, stacked, tint=tint)
     for k, score in enumerate(scores):
-        if tint:
-            _write(picture, _caption(score), k, TINTS[k % len(TINTS)])
-        else:
-            _write(picture[:, k * width : (k + 1) * width], _caption(score), 0)
+        place = picture if tint else picture[:, k * width : (k + 1) * width]
+        colour = TINTS[k % len(TINTS)] if tint else (255, 255, 255)
+        words = _caption(score)
+        if spread is not None:
+            _outline(place, explanation.fit.spread(spread[k]), colour)
+            words += f"  stability {explanation.stability(k):.2f}"
+        _write(place, words, k if tint else 0, colour)
     if fps is not None:
         _write(picture[:, :width], f"{fps:.0f} fps  {explanation.device}", -1)
     return picture
+
+
+def mark(picture: Picture, alarms: Sequence[Alarm]) -> None:
+    """A frame around a picture, and the names of the rules that are broken: red for fail, amber for warn. Changes it."""
+    worst = "fail" if any(alarm.severity == "fail" for alarm in alarms) else "warn"
+    height, width = picture.shape[:2]
+    cv2.rectangle(picture, (0, 0), (width - 1, height - 1), ALARM_COLOURS[worst], max(2, height // 60))
+    for k, alarm in enumerate(alarms):
+        _write(picture, f"{alarm.rule}: {alarm.value:.2f}, {alarm.expected}", -2 - k, ALARM_COLOURS[alarm.severity])
+
+
+def _outline(picture: Picture, spread: NDArray[np.float32], colour: tuple[int, int, int]) -> None:
+    """Where the masks disagree most: a line around what has more than half of the largest spread."""
+    top = float(spread.max())
+    if top > 0:
+        lines, _ = cv2.findContours((spread > top / 2).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, lines, -1, colour, max(1, picture.shape[0] // 360), cv2.LINE_AA)
 
 
 @lru_cache(maxsize=16)
@@ -104,14 +127,16 @@ def _caption(score: Score) -> str:
 
 
 def _write(picture: Picture, words: str, line: int, colour: tuple[int, int, int] = (255, 255, 255)) -> None:
-    """White or coloured text on a dark strip, sized with the picture; line −1 is the last."""
+    """White or coloured text on a dark strip, sized with the picture; line −1 is the last, −2 the one above."""
     scale = picture.shape[0] / 720
     if scale < 0.12:
         return  # too small to read
     size, thickness = max(0.35, 1.0 * scale), max(1, round(2 * scale))
     (wide, high), base = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, size, thickness)
     step = high + base + round(12 * scale)
-    top = picture.shape[0] - step if line < 0 else line * step
+    top = picture.shape[0] + line * step if line < 0 else line * step
+    if not 0 <= top <= picture.shape[0] - step:
+        return  # no room
     strip = picture[top : top + step, : wide + round(24 * scale)]
     strip[:] = strip // 3
     cv2.putText(

@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from dkcam.runtime.explainer import Explainer, Prepared
 from dkcam.runtime.explanation import Explanation
 from dkcam.runtime.frame import Frame, Source
-from dkcam.runtime.overlay import check_style, draw
-from dkcam.runtime.result import Latency, Result
+from dkcam.runtime.overlay import check_style, draw, mark
+from dkcam.runtime.result import Alarm, Latency, Result
 from dkcam.runtime.sinks import Sink
 
 DEPTH = 4  # frames between two stages of a file's run
@@ -33,6 +34,14 @@ class Style:
     colormap: str = "turbo"
     layout: str = "side"
     fps: bool = True
+
+
+class Watch(Protocol):
+    """Judges explanations as they come."""
+
+    def see(self, explanation: Explanation) -> tuple[Alarm, ...]:
+        """The rules that are broken now."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -60,8 +69,8 @@ class _Ready:
 class Pipeline:
     """Runs one source through an explainer into sinks.
 
-    stop: set it (from a signal handler, another thread) to end after the frames in flight. on_result: called for
-    every result.
+    watch: judges every explanation; its alarms go into results and pictures. stop: set it (from a signal handler,
+    another thread) to end after the frames in flight. on_result: called for every result.
     """
 
     def __init__(
@@ -71,13 +80,14 @@ class Pipeline:
         sinks: Sequence[Sink],
         *,
         style: Style | None = None,
+        watch: Watch | None = None,
         max_frames: int | None = None,
         on_result: Callable[[Result], None] = lambda result: None,
     ) -> None:
         self._source, self._explainer, self._sinks = source, explainer, sinks
         self._style = style or Style()
         check_style(self._style.alpha, self._style.colormap, self._style.layout)
-        self._max_frames, self._on_result = max_frames, on_result
+        self._max_frames, self._on_result, self._watch = max_frames, on_result, watch
         self.stop = threading.Event()
         self.interrupted = ""  # what a signal handler was called for, set together with stop
         self._ready: queue.Queue[_Ready | None] = queue.Queue(1 if source.live else DEPTH)
@@ -193,15 +203,18 @@ class Pipeline:
             if before:
                 speed = 1 / (now - before) if not speed else 0.95 * speed + 0.05 / max(now - before, 1e-6)
             before = now
+            alarms = self._watch.see(explanation) if self._watch else None
             picture = None
             if wanted:
                 style = self._style
                 shown = speed if style.fps and speed else None
                 over = None if explanation.on_gpu else ready.frame.image
                 picture = draw(over, explanation, alpha=style.alpha, colormap=style.colormap, layout=style.layout, fps=shown)
+                if alarms:
+                    mark(picture, alarms)
             end = time.perf_counter()
             latency = Latency(ready.read_ms, ready.preprocess_ms, infer_ms, (end - now) * 1e3)
-            result = Result(ready.frame, explanation, latency, (end - ready.arrived) * 1e3, self._dropped, picture)
+            result = Result(ready.frame, explanation, latency, (end - ready.arrived) * 1e3, self._dropped, picture, alarms)
             for sink in self._sinks:
                 if not sink.write(result):
                     self.stop.set()

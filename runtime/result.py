@@ -26,10 +26,20 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Alarm:
+    """A rule that is broken. severity: "fail" or "warn". value: the mean that is out of bounds. expected: the bounds, in words."""
+
+    rule: str
+    severity: str
+    value: float
+    expected: str
+
+
+@dataclass(frozen=True)
 class Result:
     """picture: the overlay uint8 [H, W', 3] BGR, None when no sink shows one. age_ms: from the frame's arrival to now.
 
-    dropped: frames of a live source that were skipped so far.
+    dropped: frames of a live source that were skipped so far. alarms: rules that are broken, None where none are watched.
     """
 
     frame: Frame
@@ -38,6 +48,7 @@ class Result:
     age_ms: float
     dropped: int
     picture: NDArray[np.uint8] | None = None
+    alarms: tuple[Alarm, ...] | None = None
 
     def to_json(self) -> str:
         """The line of a .jsonl sink; peak in 0..1 of the frame, null where the heatmap is zero everywhere."""
@@ -62,6 +73,12 @@ class Result:
         }
         if len(peaks) > 1:
             line["peaks"] = peaks
+        if said.heatmap_std is not None:
+            line["stability"] = round(said.stability(), 5)
+        if self.alarms is not None:
+            line["alarms"] = [
+                {"rule": a.rule, "severity": a.severity, "value": round(a.value, 5), "expected": a.expected} for a in self.alarms
+            ]
         if self.frame.boxes is not None:
             height, width = self.frame.image.shape[:2]
             line["boxes"] = [

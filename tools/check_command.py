@@ -92,7 +92,7 @@ def main(
         "passed": not failed(verdicts),
         "dataset": str(dataset),
         "format": found.format,
-        "model": str(model or "the default model"),
+        "model": str(model or ("model.onnx" if Path("model.onnx").is_file() else "the bundled demo model")),
         "model_sha256": explainer.engine.sha256,
         "against": str(against) if against else None,
         "rules_file": rules.source,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from dkcam.runtime.frame import Source
     from dkcam.runtime.pipeline import Pipeline
     from dkcam.runtime.sinks import Sink
+    from dkcam.tools.checks.live import LiveRules
+    from dkcam.tools.checks.rules import Rules
 
 MOST_LANES = 8  # each holds its own activations in memory
 
@@ -42,6 +45,7 @@ MOST_LANES = 8  # each holds its own activations in memory
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after this many frames of each source.")
 @click.option("--alpha", type=float, default=0.6, show_default=True, help="Opacity of the hottest place, 0 to 1.")
 @click.option("--colormap", default="turbo", show_default=True, help="turbo, jet, inferno, magma, plasma, viridis or hot.")
+@click.option("--rules", "rules_file", type=click.Path(path_type=Path), help="Judge every frame by these rules (YAML); see dk-check.")
 @engine_options
 @user_errors
 def main(
@@ -49,7 +53,6 @@ def main(
     cameras: tuple[int, ...],
     sources: tuple[str, ...],
     sinks: tuple[str, ...],
-    device: str,
     explain: tuple[str, ...] | None,
     layout: str,
     resize: str | None,
@@ -57,6 +60,8 @@ def main(
     max_frames: int | None,
     alpha: float,
     colormap: str,
+    rules_file: Path | None,
+    device: str,
     threads: int,
     provider_options: tuple[tuple[str, str], ...],
 ) -> None:
@@ -81,6 +86,11 @@ def main(
         click.echo(f"model: {'the bundled demo model' if model == DEMO_MODEL else model} (--model chooses another)", err=True)
     if not is_native():
         click.echo("note: dkcam was built without a C++ compiler; OpenCV does the per-frame work, slower", err=True)
+    rules = None
+    if rules_file is not None:
+        from dkcam.tools.checks.rules import read_rules
+
+        rules = read_rules(rules_file)
     _check_places({model: "the model"} | {Path(uri): "the source" for uri in uris}, wanted)
     opened: list[Source] = []
     outputs: list[Sink] = []
@@ -98,12 +108,30 @@ def main(
         rate = next((source.fps for source in opened if source.fps), None)
         for uri in wanted:
             outputs.append(open_sink(uri, rate))
-        _run_all(opened, explainer, outputs, Style(alpha, colormap, layout), max_frames)
+        watch = _watch(rules, explainer) if rules else None
+        _run_all(opened, explainer, outputs, Style(alpha, colormap, layout), watch, max_frames)
         finished = True
     finally:
         for source in opened:
             source.close()
         _close(outputs, finished)
+    if watch is not None:
+        for line in watch.lines():
+            click.echo(line)
+        if watch.failed:
+            sys.exit(3)
+
+
+def _watch(rules: Rules, explainer: Any) -> LiveRules:
+    from dkcam.errors import DataError
+    from dkcam.tools.checks.live import LiveRules, told
+
+    watch = LiveRules(rules, samples=bool(explainer.spec.samples))
+    if len(watch.skipped) == len(rules.rules):
+        raise DataError(f"{rules.source} has no rule that can be judged live; expected confidence, region, entropy, jitter or stability")
+    if watch.skipped:
+        click.echo(f"note: {told(watch.skipped)}", err=True)
+    return watch
 
 
 def _check_places(inputs: Mapping[Path, str], sinks: Sequence[str]) -> None:
@@ -141,7 +169,9 @@ def _close(outputs: Sequence[Sink], finished: bool) -> None:
         raise failed
 
 
-def _run_all(sources: Sequence[Source], explainer: Any, sinks: Sequence[Sink], style: Any, max_frames: int | None) -> None:
+def _run_all(
+    sources: Sequence[Source], explainer: Any, sinks: Sequence[Sink], style: Any, watch: LiveRules | None, max_frames: int | None
+) -> None:
     import cv2
 
     from dkcam.runtime.pipeline import Pipeline
@@ -161,7 +191,7 @@ def _run_all(sources: Sequence[Source], explainer: Any, sinks: Sequence[Sink], s
                 summary.add(result)
                 advance()
 
-            pipeline = Pipeline(source, explainer, sinks, style=style, max_frames=max_frames, on_result=on_result)
+            pipeline = Pipeline(source, explainer, sinks, style=style, watch=watch, max_frames=max_frames, on_result=on_result)
             with _stop_on_interrupt(pipeline):
                 done = pipeline.run()
         if done.frames:
@@ -192,8 +222,6 @@ def _stop_on_interrupt(pipeline: Pipeline) -> Iterator[None]:
 @contextmanager
 def _progress(name: str, total: int | None) -> Iterator[Any]:
     """A progress bar on a terminal for sources of known length; nothing otherwise."""
-    import sys
-
     if total is None or not sys.stderr.isatty():
         yield lambda: None
         return

@@ -114,7 +114,7 @@ def _record(sample: Sample, said: Explanation, heat: Map, wrong: Map | None, rul
     if sample.label is not None:
         values["accuracy"] = float(top.index == sample.label or top.index in sample.also)
     if said.heatmap_std is not None:
-        values["stability"] = stability(said.heatmap[0], said.heatmap_std[0])
+        values["stability"] = said.stability()
     for name in rules.regions:
         values[f"region:{name}"] = heat_in(heat, region_in_input(rules, name, sample, said.fit))
     size, controls = math.nan, {}
@@ -143,12 +143,6 @@ def _places(heat: Map, areas: Sequence[Area]) -> dict[str, float]:
 def _energy(heat: Map, areas: Sequence[Area]) -> float:
     """In any of the areas; where they overlap the heat counts once for each, at most all of it."""
     return min(1.0, sum(energy(heat, area) for area in areas))
-
-
-def stability(heat: Map, spread: Map) -> float:
-    """1 − mean spread over mean heat, not below 0; 0 for a map without heat."""
-    middle = float(heat.mean())
-    return max(0.0, 1 - float(spread.mean()) / middle) if middle > 0 else 0.0
 
 
 def area_of(box: Box, fit: Fit, shape: tuple[int, ...]) -> Area:
