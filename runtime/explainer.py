@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,20 @@ class Prepared:
     image: NDArray[Any] | GpuImage
     fit: Fit
     on_gpu: GpuFrame | None = None
+
+
+class Explains(Protocol):
+    """What runs on frames: an ``Explainer``, or one that looks through a grid of windows."""
+
+    engine: Engine
+    spec: ModelSpec
+
+    @property
+    def device(self) -> str: ...
+    def prepare(self, frame: Any) -> Any: ...
+    def infer(self, prepared: Any) -> Explanation: ...
+    def infer_many(self, prepared: Sequence[Any], classes: Sequence[int] | None = None) -> list[Explanation]: ...
+    def warm_up(self) -> float: ...
 
 
 class Explainer:
@@ -88,7 +102,12 @@ class Explainer:
                 return Prepared(self._gpu.image(taken, fit, spec), fit, taken)
             if on_gpu:
                 raise InputError(f"frame is {height}x{width} in GPU memory, expected {spec.height}x{spec.width} pixels or more")
+        return self.prepare_on_host(frame)
+
+    def prepare_on_host(self, frame: NDArray[np.uint8]) -> Prepared:
+        """As ``prepare``, by the processor."""
         check_frame(frame)
+        spec = self.spec
         fit = Fit(frame.shape[0], frame.shape[1], spec.height, spec.width, self.resize)
         normalise = (spec.mean, spec.std) if spec.input == "tensor" else None
         return Prepared(network_input(frame, fit, normalise=normalise)[None], fit)

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
-from dkcam.runtime.explainer import Explainer, Prepared
+from dkcam.runtime.explainer import Explains
 from dkcam.runtime.explanation import Explanation
 from dkcam.runtime.frame import Frame, Source
 from dkcam.runtime.overlay import check_style, draw, mark
@@ -60,7 +60,7 @@ class Summary:
 @dataclass(frozen=True)
 class _Ready:
     frame: Frame
-    prepared: Prepared
+    prepared: Any  # of the explainer
     read_ms: float
     preprocess_ms: float
     arrived: float
@@ -76,7 +76,7 @@ class Pipeline:
     def __init__(
         self,
         source: Source,
-        explainer: Explainer,
+        explainer: Explains,
         sinks: Sequence[Sink],
         *,
         style: Style | None = None,
@@ -188,7 +188,7 @@ class Pipeline:
                 future.add_done_callback(lambda done: free.release())
                 self._done.put((ready, future))
 
-    def _explain(self, prepared: Prepared) -> tuple[Explanation, float]:
+    def _explain(self, prepared: Any) -> tuple[Explanation, float]:
         start = time.perf_counter()
         explanation = self._explainer.infer(prepared)
         return explanation, (time.perf_counter() - start) * 1e3

@@ -5,16 +5,17 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dkcam.tools.cli import engine_options, user_errors
+from dkcam.tools.cli import engine_options, grid_options, user_errors
 
 if TYPE_CHECKING:
-    from dkcam.runtime.explainer import Explainer
+    from dkcam.runtime.explainer import Explains
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--report", type=click.Path(path_type=Path), help="Folder for report.html and results.json.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Write the verdicts as JUnit XML.")
 @click.option("--max-pictures", type=click.IntRange(min=1), help="Stop after this many pictures.")
+@grid_options
 @engine_options
 @user_errors
 def main(
@@ -41,6 +43,8 @@ def main(
     report: Path | None,
     junit: Path | None,
     max_pictures: int | None,
+    grid: tuple[int, int] | None,
+    background: str | None,
     device: str,
     threads: int,
     provider_options: tuple[tuple[str, str], ...],
@@ -73,7 +77,10 @@ def main(
         check_target(place, inputs, DataError)
     found = read_dataset(dataset, form)
     del found.pictures[max_pictures or len(found.pictures) :]
-    with _opened(model, device, threads, provider_options) as explainer, _opened_if(against, device, threads, provider_options) as second:
+    if windows and grid:
+        raise DataError("--windows and --grid contradict each other: windows show one object each, a grid the whole picture")
+    open_model = partial(_opened, device=device, threads=threads, provider_options=provider_options, grid=grid, background=background)
+    with open_model(model) as explainer, open_model(against) if against else nullcontext() as second:
         spec = explainer.spec
         if second is not None and second.spec.labels != spec.labels:
             raise DataError(f"{against} has other classes than {model or 'the model'}; compare models of the same classes")
@@ -121,9 +128,18 @@ def main(
 
 
 @contextmanager
-def _opened(model: Path | None, device: str, threads: int, provider_options: tuple[tuple[str, str], ...]) -> Iterator[Explainer]:
+def _opened(
+    model: Path | None,
+    *,
+    device: str,
+    threads: int,
+    provider_options: tuple[tuple[str, str], ...],
+    grid: tuple[int, int] | None,
+    background: str | None,
+) -> Iterator[Explains]:
     from dkcam.engines import EngineOptions, open_engine
     from dkcam.runtime.explainer import DEMO_MODEL, Explainer
+    from dkcam.runtime.grid import grid_explainer
     from dkcam.tools.cli import progress_line
 
     if model is None:
@@ -132,18 +148,9 @@ def _opened(model: Path | None, device: str, threads: int, provider_options: tup
     with progress_line() as report:
         engine = open_engine(model, device, EngineOptions(threads, provider_options=dict(provider_options), report=report))
     try:
-        yield Explainer(engine)
+        yield grid_explainer(Explainer(engine), grid, background)
     finally:
         engine.close()
-
-
-@contextmanager
-def _opened_if(model: Path | None, *options: Any) -> Iterator[Explainer | None]:
-    if model is None:
-        yield None
-        return
-    with _opened(model, *options) as explainer:
-        yield explainer
 
 
 @contextmanager

@@ -113,7 +113,19 @@ class PairType(_ParamType):
         return key.strip(), text.strip()
 
 
-SIZE, LIST, RANGE, PAIR = SizeType(), ListType(), RangeType(), PairType()
+class GridType(SizeType):
+    """Rows x columns, at most 64 windows."""
+
+    name = "RxC"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        rows, columns = super().convert(value, param, ctx)
+        if rows * columns > 64:
+            self.fail(f"{value!r} is {rows * columns} windows; expected 64 at most", param, ctx)
+        return rows, columns
+
+
+SIZE, GRID, LIST, RANGE, PAIR = SizeType(), GridType(), ListType(), RangeType(), PairType()
 
 
 def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -130,6 +142,17 @@ def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
             multiple=True,
             help="For ONNX Runtime's execution provider, as its documentation names it; repeat for more.",
         ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def grid_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--grid and --background."""
+    options = (
+        click.option("--grid", type=GRID, help="Rows x columns of overlapping windows, such as 2x3: for small objects."),
+        click.option("--background", help="With --grid: the class of windows that show nothing."),
     )
     for option in reversed(options):
         function = option(function)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dkcam.tools.cli import LIST, engine_options, progress_line, user_errors
+from dkcam.tools.cli import LIST, engine_options, grid_options, progress_line, user_errors
 
 if TYPE_CHECKING:
     from dkcam.runtime.frame import Source
@@ -46,6 +46,7 @@ MOST_LANES = 8  # each holds its own activations in memory
 @click.option("--alpha", type=float, default=0.6, show_default=True, help="Opacity of the hottest place, 0 to 1.")
 @click.option("--colormap", default="turbo", show_default=True, help="turbo, jet, inferno, magma, plasma, viridis or hot.")
 @click.option("--rules", "rules_file", type=click.Path(path_type=Path), help="Judge every frame by these rules (YAML); see dk-check.")
+@grid_options
 @engine_options
 @user_errors
 def main(
@@ -61,6 +62,8 @@ def main(
     alpha: float,
     colormap: str,
     rules_file: Path | None,
+    grid: tuple[int, int] | None,
+    background: str | None,
     device: str,
     threads: int,
     provider_options: tuple[tuple[str, str], ...],
@@ -70,6 +73,7 @@ def main(
     from dkcam.engines.onnxruntime_engine import cores
     from dkcam.errors import SinkError, SourceError
     from dkcam.runtime.explainer import DEMO_MODEL, Explainer
+    from dkcam.runtime.grid import grid_explainer
     from dkcam.runtime.kernels import is_native
     from dkcam.runtime.overlay import check_style
     from dkcam.runtime.pipeline import Style
@@ -102,7 +106,8 @@ def main(
         lanes = 1 if any(source.live for source in opened) else min(threads or cores(), MOST_LANES)
         with progress_line() as report:
             options = EngineOptions(threads, lanes, provider_options=dict(provider_options), report=report)
-            explainer = Explainer(open_engine(model, device, options), explain=explain or (-1,), resize=resize)
+            single = Explainer(open_engine(model, device, options), explain=explain or (-1,), resize=resize)
+        explainer = grid_explainer(single, grid, background)
         if len(opened) > 1 and any(source.live for source in opened):
             raise SourceError("several sources run one after the other, and a camera never ends; give one camera alone, or files only")
         rate = next((source.fps for source in opened if source.fps), None)

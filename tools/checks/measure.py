@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dkcam.agreement import pearson
 from dkcam.errors import ModelFileError
 from dkcam.rendered import Box
-from dkcam.runtime.explainer import Explainer
+from dkcam.runtime.explainer import Explains
 from dkcam.runtime.explanation import Explanation
 from dkcam.runtime.geometry import Fit
 from dkcam.tools.checks.rules import Rules, filled
@@ -46,7 +46,7 @@ class Record:
 
 
 def measure(
-    explainer: Explainer, found: Iterator[Sample], rules: Rules, *, against: Explainer | None = None, advance: Callable[[], None]
+    explainer: Explains, found: Iterator[Sample], rules: Rules, *, against: Explains | None = None, advance: Callable[[], None]
 ) -> Iterator[Record]:
     """Run the model, and the one to compare with, over all samples in batches."""
     if explainer.spec.explain not in (None, 1):
@@ -62,7 +62,7 @@ def measure(
         yield from _batch(explainer, batch, rules, against)
 
 
-def _explained(explainer: Explainer, batch: Sequence[Sample]) -> list[tuple[Explanation, Map, Map | None]]:
+def _explained(explainer: Explains, batch: Sequence[Sample]) -> list[tuple[Explanation, Map, Map | None]]:
     """Each sample's explanation, the heatmap of its true class (else the top one), and of a wrong class."""
     prepared = [explainer.prepare(sample.image) for sample in batch]
     if explainer.spec.explain == 1:
@@ -83,7 +83,7 @@ def _wanted(sample: Sample) -> int:
     return -1 if sample.label is None else sample.label
 
 
-def _batch(explainer: Explainer, batch: Sequence[Sample], rules: Rules, against: Explainer | None) -> Iterator[Record]:
+def _batch(explainer: Explains, batch: Sequence[Sample], rules: Rules, against: Explains | None) -> Iterator[Record]:
     other = _explained(against, batch) if against else [None] * len(batch)
     for sample, (said, heat, wrong), second in zip(batch, _explained(explainer, batch), other, strict=True):
         record = _record(sample, said, heat, wrong, rules)
