@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -42,3 +44,16 @@ def mean(values: Sequence[float], groups: Sequence[Hashable] | None = None, roun
     means = total[drawn].sum(1) / count[drawn].sum(1)
     low, high = np.quantile(means, [0.025, 0.975])
     return Mean(float(total.sum() / count.sum()), float(low), float(high), len(kept))
+
+
+def mean_of_table(values: NDArray[np.floating[Any]], rounds: int = 1000, seed: int = 0) -> Mean:
+    """Mean of [models, pictures] with an interval over both: rows and columns are drawn, each with replacement."""
+    table = np.asarray(values, np.float64)
+    if not table.size:
+        return Mean(math.nan, math.nan, math.nan, 0)
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, table.shape[0], (rounds, table.shape[0]))
+    columns = rng.integers(0, table.shape[1], (rounds, table.shape[1]))
+    means = [table[np.ix_(some, others)].mean() for some, others in zip(rows, columns, strict=True)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Mean(float(table.mean()), float(low), float(high), table.size)
