@@ -26,7 +26,7 @@ def test_running_needs_no_torch(words: str) -> None:
     subprocess.run([sys.executable, "-c", check], check=True)
 
 
-@pytest.mark.parametrize("command", ["export_command", "run_command", "train_command", "bench_command"])
+@pytest.mark.parametrize("command", ["export_command", "run_command", "train_command", "bench_command", "check_command", "paper_command"])
 def test_help_loads_nothing_heavy(command: str) -> None:
     check = f"import sys\nfrom dkcam.tools.{command} import main\nassert not {{'torch', 'cv2', 'numpy', 'onnxruntime'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True)

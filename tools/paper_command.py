@@ -20,15 +20,19 @@ from dkcam.tools.cli import progress_line, user_errors
     "--models", type=click.Path(path_type=Path), help="Folder of trained models, VARIANT-SEED.pt; missing ones are trained there."
 )
 @click.option("--seeds", type=click.IntRange(1, 20), help="Models of each variant.  [default: 3, quick 1]")
+@click.option("--report-only", is_flag=True, help="Write the report again from OUTPUT/results.json, measuring nothing.")
 @click.option("--threads", type=click.IntRange(0, 512), default=0, help="CPU threads for inference.  [default: one per core]")
 @user_errors
-def main(output: Path, quick: bool, data: str, models: Path | None, seeds: int | None, threads: int) -> None:
+def main(output: Path, quick: bool, data: str, models: Path | None, seeds: int | None, report_only: bool, threads: int) -> None:
     """Train or load plain, dropout and dropkey models and repeat the experiments of Sensors 2023, 23, 8351."""
     from dkcam.errors import DataError
     from dkcam.files import write_file
 
     if output.exists() and not output.is_dir():
         raise DataError(f"-o {output} is a file; expected a folder, which is made where it is missing")
+    if report_only:
+        _write_again(output)
+        return
     try:
         import matplotlib  # noqa: F401
         import torch  # noqa: F401
@@ -37,7 +41,6 @@ def main(output: Path, quick: bool, data: str, models: Path | None, seeds: int |
     from dkcam.tools.paper.experiments import FULL, QUICK, Setup, run_all
     from dkcam.tools.paper.models import Training, open_models, random_models, train_models
     from dkcam.tools.paper.pictures import draw
-    from dkcam.tools.paper.report import claims, markdown, page
     from dkcam.tools.paper.strips import strips
     from dkcam.tools.scenes.example import SignSize
 
@@ -73,8 +76,25 @@ def main(output: Path, quick: bool, data: str, models: Path | None, seeds: int |
         "experiments": found,
     }
     write_file(output / "results.json", (json.dumps(results, separators=(",", ":")) + "\n").encode(), DataError)
-    write_file(output / "report.md", markdown(results).encode(), DataError)
-    write_file(output / "report.html", page(results, strips(opened)), DataError)
-    for claim in claims(results):
+    write_file(output / "strips.json", json.dumps(strips(opened)).encode(), DataError)
+    _write_again(output)
+
+
+def _write_again(output: Path) -> None:
+    """The report from what was measured."""
+    from dkcam.errors import DataError
+    from dkcam.files import exists, read_file, write_file
+    from dkcam.tools.paper.report import claims, markdown, page
+
+    try:
+        results = json.loads(read_file(output / "results.json", "what dk-paper measured (results.json)", DataError))
+        strips = json.loads(read_file(output / "strips.json", "pictures", DataError)) if exists(output / "strips.json") else {}
+        pages = {"report.md": markdown(results).encode(), "report.html": page(results, strips)}
+        found = claims(results)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{output / 'results.json'} is damaged ({error}); run dk-paper -o {output} again") from error
+    for name, data in pages.items():
+        write_file(output / name, data, DataError)
+    for claim in found:
         click.echo(f"{claim['verdict']:>14}  {claim['claim']}: {claim['figures']}")
     click.echo(f"wrote {output / 'report.html'}, report.md and results.json")

@@ -50,7 +50,7 @@ class Plan:
         return [value for i, value in enumerate(values) if i % self.thin == 0 or i == len(values) - 1]
 
 
-FULL = Plan(pictures=100, fewer=60, slow=24, channels=None, backs=("clip", "minmax"), thin=1)
+FULL = Plan(pictures=100, fewer=60, slow=16, channels=None, backs=("clip", "minmax"), thin=1)
 QUICK = Plan(pictures=16, fewer=10, slow=4, channels=32, backs=("clip", "minmax"), thin=3)
 
 

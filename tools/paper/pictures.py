@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from dkcam.rendered import Box
+from dkcam.runtime.geometry import PAD_GREY
 from dkcam.tools.corruptions import rotation_matrix, stretch_matrix
 from dkcam.tools.scenes.composed import ComposedScenes
 from dkcam.tools.scenes.example import Example, SignSize
@@ -70,7 +71,8 @@ def _moved(example: Example, matrix_of: Callable[[tuple[int, ...]], np.ndarray])
     matrix, box = matrix_of(example.picture.shape), example.box
     assert box is not None
     size = example.picture.shape[1], example.picture.shape[0]
-    picture = cv2.warpAffine(example.picture, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    # grey beyond the edge: mirrored, the sign would be there twice
+    picture = cv2.warpAffine(example.picture, matrix, size, flags=cv2.INTER_LINEAR, borderValue=(PAD_GREY,) * 3)
     # signs are round more than square: the box keeps its sides' lengths under rotation
     wide = (box.right - box.left) * math.hypot(matrix[0, 0], matrix[1, 0])
     high = (box.bottom - box.top) * math.hypot(matrix[0, 1], matrix[1, 1])

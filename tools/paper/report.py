@@ -88,7 +88,7 @@ def _nearest(rows: Rows, wanted: float, **where: Any) -> float:
 
 
 def _method(rows: Rows, title: str, key: str, back: str) -> Mean:
-    chosen = [row["values"][key] for row in rows if row["at"] == title and row["back"] == back]
+    chosen = [row["values"][key] for row in rows if row["at"] == title and row["back"] == back and key in row["values"]]
     return mean_of_table(np.array(chosen)) if chosen else mean_of_table(np.zeros((0, 0)))
 
 
