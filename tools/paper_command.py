@@ -45,7 +45,7 @@ def main(output: Path, quick: bool, data: str, models: Path | None, seeds: int |
     from dkcam.tools.scenes.example import SignSize
 
     plan = QUICK if quick else FULL
-    training = Training(seeds or (1 if quick else 3), 1200 if quick else 16_000)
+    training = Training(seeds or (1 if quick else 3), 2400 if quick else 16_000)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -9,12 +9,13 @@ from typing import Any
 from xml.etree import ElementTree
 
 from dkcam.tools.checks.measure import CONTROLS, Record, by_key, control, labels_of
-from dkcam.tools.checks.rules import AGAINST, MEASURES, Rule, Rules, normal
+from dkcam.tools.checks.rules import AGAINST, CAUSAL, JITTER, MEASURES, Rule, Rules, normal
 from dkcam.tools.metrics.interval import Mean, mean
+from dkcam.tools.metrics.place import centroid
 from dkcam.tools.metrics.temporal import jitter
 
 SIZES = ((0, 24), (24, 40), (40, 64), (64, math.inf))  # of objects in the model's pixels
-FIGURES = ("pointing", "energy_ratio", "energy", "iou", "accuracy", "confidence", "entropy", "stability", *AGAINST)
+FIGURES = ("pointing", "energy_ratio", "energy", "iou", "accuracy", "confidence", "entropy", "stability", *CAUSAL, *AGAINST)
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,10 @@ def _judge(records: Sequence[Record], rule: Rule, labels: Sequence[str], sequenc
     if rule.label != "all" and normal(rule.label) not in {normal(label) for label in labels}:
         return Verdict(rule, nothing, "skipped", f"the model has no class {rule.label!r}")
     label = next((name for name in labels if normal(name) == normal(rule.label)), "all")
-    if rule.measure == "jitter":
+    if rule.measure in JITTER:
         if not sequence:
             return Verdict(rule, nothing, "skipped", "the pictures are no sequence; --sequence says that they are")
-        value = jitter([_peak(record) for record in records])
+        value = _jitter([record for record in records if label in ("all", record.label)], rule.measure)
         found = Mean(value, value, value, 0 if math.isnan(value) else len(records))
     else:
         values = by_key(records, rule.key, label)
@@ -55,6 +56,28 @@ def _judge(records: Sequence[Record], rule: Rule, labels: Sequence[str], sequenc
     if not found.count:
         return Verdict(rule, found, "skipped", f"no picture has a figure for it ({MEASURES[rule.measure].text})")
     return Verdict(rule, found, "pass" if rule.holds(found.value) else rule.severity)
+
+
+def _jitter(records: Sequence[Record], measure: str) -> float:
+    """Class by class, so that a step never leads from one object to another; the objects' own motion is subtracted."""
+    squares = []
+    for label in dict.fromkeys(record.label for record in records):
+        own = [record for record in records if record.label == label]
+        points = [_peak(record) if measure == "jitter" else centroid(record.heatmap) for record in own]
+        objects = [_middle(record) for record in own]
+        value = jitter(points, objects if any(objects) else None)
+        if not math.isnan(value):
+            squares.append((value**2, len(own)))
+    return math.sqrt(sum(s * n for s, n in squares) / sum(n for _, n in squares)) if squares else math.nan
+
+
+def _middle(record: Record) -> tuple[float, float] | None:
+    """The first object's centre, 0..1 of the input."""
+    if not record.sample.boxes:
+        return None
+    box, fit = record.sample.boxes[0], record.fit
+    (down, right), (y, x) = fit.scale, fit.offset
+    return ((box.left + box.right) / 2 * right + x) / fit.width, ((box.top + box.bottom) / 2 * down + y) / fit.height
 
 
 def _peak(record: Record) -> tuple[float, float] | None:

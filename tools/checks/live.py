@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from dkcam.runtime.explanation import Explanation
 from dkcam.runtime.result import Alarm
 from dkcam.tools.checks.measure import to_input
-from dkcam.tools.checks.rules import MEASURES, Rule, Rules, filled, normal
-from dkcam.tools.metrics.place import entropy, heat_in
+from dkcam.tools.checks.rules import JITTER, MEASURES, Rule, Rules, filled, normal
+from dkcam.tools.metrics.place import centroid, entropy, heat_in
 from dkcam.tools.metrics.temporal import jitter
 
 
@@ -53,7 +53,7 @@ class LiveRules:
             if math.isnan(value):
                 continue
             last.append(value)
-            if rule.measure != "jitter":
+            if rule.measure not in JITTER:
                 value = sum(last) / len(last)
             if len(last) == rule.frames and not rule.holds(value):
                 self._fired[rule] = self._fired.get(rule, 0) + 1
@@ -68,8 +68,8 @@ class LiveRules:
             return entropy(heat)
         if rule.measure == "stability":
             return explanation.stability()
-        if rule.measure == "jitter":
-            self._peaks[rule].append(explanation.peak())
+        if rule.measure in JITTER:
+            self._peaks[rule].append(explanation.peak() if rule.measure == "jitter" else centroid(heat))
             return jitter(list(self._peaks[rule]))
         return heat_in(heat, self._mask(rule.region, explanation))
 

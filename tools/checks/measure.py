@@ -20,6 +20,7 @@ from dkcam.runtime.geometry import Fit
 from dkcam.tools.checks.rules import Rules, filled
 from dkcam.tools.checks.samples import Sample
 from dkcam.tools.corruptions import parse_corruption
+from dkcam.tools.metrics.causal import deletion, insertion
 from dkcam.tools.metrics.place import Area, area_share, centred_gaussian, energy, entropy, heat_in, iou, pointing
 
 BATCH = 16
@@ -95,12 +96,30 @@ def _batch(explainer: Explains, batch: Sequence[Sample], rules: Rules, against: 
             areas = [area_of(box, record.fit, heat.shape) for box in sample.boxes]
             if areas:
                 record.values["other_pointing"] = float(any(pointing(second[1], area) for area in areas))
+        wanted = {rule.measure for rule in rules.rules}
+        for name, area in (("insertion", insertion), ("deletion", deletion)):
+            if name in wanted:
+                record.values[name] = area(sample.image, _over_frame(record), _scores(explainer, _index(sample, said)))
         for rule in rules.rules:
             if rule.corruption and rule.key not in record.values:
                 spoilt = parse_corruption(rule.corruption)(sample.image, np.random.default_rng(0))
                 again = explainer.infer_many([explainer.prepare(spoilt)], [_wanted(sample)])[0]
                 record.values[rule.key] = float(again.probabilities[_index(sample, said)])
         yield record
+
+
+def _over_frame(record: Record) -> Map:
+    """The heatmap's cells over the sample, where the input showed more or less than it."""
+    spread = record.fit.spread(np.asarray(record.heatmap, np.float32))
+    return np.asarray(cv2.resize(spread, (4 * record.heatmap.shape[1], 4 * record.heatmap.shape[0]), interpolation=cv2.INTER_AREA))
+
+
+def _scores(explainer: Explains, index: int) -> Callable[[list[NDArray[np.uint8]]], NDArray[np.floating[Any]]]:
+    def score(pictures: list[NDArray[np.uint8]]) -> NDArray[np.floating[Any]]:
+        said = explainer.infer_many([explainer.prepare(picture) for picture in pictures], [index])
+        return np.array([each.probabilities[index] for each in said])
+
+    return score
 
 
 def _index(sample: Sample, said: Explanation) -> int:

@@ -50,11 +50,16 @@ MEASURES = {
     "corrupted_confidence": Measure("the same under a corruption", live=False),
     "region": Measure("share of the heat in a region", live=True),
     "entropy": Measure("how spread the heat is, 0 one cell to 1 even", live=True),
-    "jitter": Measure("the heat's step from frame to frame, share of the picture", live=True, most=math.inf),
+    "jitter": Measure("the hottest cell's step from frame to frame, share of the picture", live=True, most=math.inf),
+    "centroid_jitter": Measure("the step of the heat's centre", live=True, most=math.inf),
+    "insertion": Measure("probability while the hottest pixels come back first", live=False),
+    "deletion": Measure("probability while the hottest pixels go first", live=False),
     "stability": Measure("1 − spread of the heat over DropKey masks, over its mean", live=True),
     "agreement": Measure("share of pictures with the same top class in both models", live=False),
     "correlation": Measure("correlation of both models' heatmaps", live=False),
 }
+CAUSAL = ("insertion", "deletion")  # 21 runs a picture each: only where a rule asks for them
+JITTER = ("jitter", "centroid_jitter")
 AGAINST = ("agreement", "correlation")
 SEVERITIES = ("fail", "warn")
 

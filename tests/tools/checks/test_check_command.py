@@ -84,8 +84,16 @@ def test_a_failed_rule_exits_3_with_reports(dataset: Callable[[str], Path], mode
 
 
 def test_sequences_have_a_jitter(dataset: Callable[[str], Path], model_file: Path, tmp_path: Path) -> None:
-    text = "rules:\n  - measure: jitter\n    max: 0\n"
+    text = "rules:\n  - measure: jitter\n    max: 0\n  - measure: centroid_jitter\n    max: 9\n"
     assert run(dataset("coco"), "--model", model_file, "--rules", rules(tmp_path, text), "--sequence").exit_code == 3
+
+
+def test_insertion_and_deletion_are_measured_where_a_rule_asks(dataset: Callable[[str], Path], model_file: Path, tmp_path: Path) -> None:
+    text = "rules:\n  - measure: deletion\n    max: 1\n  - measure: insertion\n    min: 0\n"
+    done = run(dataset("coco"), "--model", model_file, "--rules", rules(tmp_path, text), "--report", tmp_path / "r", "--max-pictures", 2)
+    assert done.exit_code == 0, done.output
+    figures = json.loads((tmp_path / "r/results.json").read_text())["figures"]["all"]
+    assert 0 < figures["deletion"]["mean"] < 1 and 0 < figures["insertion"]["mean"] < 1
 
 
 def test_the_same_model_against_itself_changes_nothing(dataset: Callable[[str], Path], model_file: Path, tmp_path: Path) -> None:
