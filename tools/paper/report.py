@@ -239,8 +239,8 @@ def about_text(about: Mapping[str, Any]) -> str:
     """What was run, in two sentences."""
     return (
         f"Liu et al., Sensors 2023, 23, 8351. {about['seeds']} seed{'s' if about['seeds'] > 1 else ''} of each variant, each fine-tuned on "
-        f"{about['training_pictures']} pictures from the demo model's weights (made by dropkey training, which gives dropkey a start); tested "
-        f"on {about['pictures']}. Means with 95 % intervals over pictures and seeds. {about['note']}"
+        f"{about['training_pictures']} pictures from the demo model's weights (dropkey training made them, which gives dropkey a start); "
+        f"tested on {about['pictures']}. Means with 95 % intervals over pictures and seeds. {about['note']}"
     )
 
 
