@@ -67,7 +67,12 @@ class Setup:
 
 def condition(at: float | str, model: str, values: Values, **more: Any) -> dict[str, Any]:
     """An entry of the JSON: what was changed and how far, which model, and a list per figure, a value a picture."""
-    return {"at": at, "model": model, **more, "values": {key: [round(float(v), 4) for v in found] for key, found in values.items()}}
+    return {"at": at, "model": model, **more, "values": {key: [_rounded(v) for v in found] for key, found in values.items()}}
+
+
+def _rounded(value: float) -> float | int:
+    """Three digits; whole numbers without a point: thousands of them are written."""
+    return int(value) if value == int(value) else round(float(value), 3)
 
 
 def look(explainer: Explainer, examples: Sequence[Example]) -> tuple[Values, list[Map], list[Map]]:

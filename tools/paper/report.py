@@ -53,6 +53,15 @@ def claims(results: Mapping[str, Any]) -> list[dict[str, str]]:
                     "figures": "; ".join(f"{name} {_short(own[name])}, paper {values[name]}" for name in VARIANTS),
                 }
             )
+        for at in [at for at in places(noise, back=back) if at <= 0.1]:
+            own = {variant: table_of(noise, variant, "confidence", at=at, back=back) for variant in VARIANTS}
+            found.append(
+                {
+                    "claim": f"Fig. 3, variance {at:g}, {back} (not in the paper's table): confidence dropkey > plain",
+                    "verdict": _order(own["dropkey"], own["plain"]),
+                    "figures": "; ".join(f"{name} {_short(own[name])}" for name in VARIANTS),
+                }
+            )
     methods = results["experiments"]["methods"]
     for back in [back for back in dict.fromkeys(row["back"] for row in methods) if back != "none"]:
         own = {name: _method(methods, name, "pointing", back) for name in ("Grad-CAM", "dropout Grad-CAM", "dropkey Grad-CAM")}
