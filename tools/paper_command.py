@@ -9,6 +9,11 @@ import click
 
 from dkcam.tools.cli import progress_line, user_errors
 
+QUICK_NOTE = (
+    "This is the quick run: few pictures, wide intervals, and too little training for plain and dropout to adapt to those weights; "
+    "compare variants in the full run."
+)
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for report.html, report.md and results.json.")
@@ -71,7 +76,7 @@ def main(output: Path, quick: bool, data: str, models: Path | None, seeds: int |
             "data": kind,
             "pictures": f"{plan.pictures} {kind} with a sign ({plan.fewer} beside figure 3)",
             "quick": quick,
-            "note": "This is the quick run: few pictures, wide intervals." if quick else "",
+            "note": QUICK_NOTE if quick else "",
         },
         "experiments": found,
     }

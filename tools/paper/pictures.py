@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -26,11 +27,17 @@ def draw(data: str, count: int, size: SignSize | None = None) -> list[Example]:
     size = size or SignSize()
     if data == "rendered:":
         return rendered(count, size)
-    composed = ComposedScenes(Path(data))
+    composed = _composed(data)
     signs = [(frame, box) for frame in composed.frames["val"] for box in frame.boxes if box.label]
     order = np.random.default_rng(8351).permutation(len(signs))
     chosen = [signs[i] for i in order]
     return [composed.sign_of(chosen, np.random.default_rng((8351, n)), n, *SIZE, size) for n in range(count)]
+
+
+@lru_cache(maxsize=1)
+def _composed(data: str) -> ComposedScenes:
+    """Read once: it is asked for at several sizes."""
+    return ComposedScenes(Path(data))
 
 
 def rendered(count: int, size: SignSize | None = None) -> list[Example]:
