@@ -43,8 +43,10 @@ class Explains(Protocol):
     @property
     def device(self) -> str: ...
     def prepare(self, frame: Any) -> Any: ...
-    def infer(self, prepared: Any) -> Explanation: ...
-    def infer_many(self, prepared: Sequence[Any], classes: Sequence[int] | None = None) -> list[Explanation]: ...
+    def infer(self, prepared: Any, classes: Sequence[int] | None = None, *, masks: bool = True) -> Explanation: ...
+    def infer_many(self, prepared: Sequence[Any], classes: Sequence[int] | None = None, *, masks: bool = True) -> list[Explanation]: ...
+    def inputs(self, image: NDArray[np.uint8]) -> NDArray[Any]: ...
+    def prepared_from(self, inputs: NDArray[Any], height: int, width: int) -> Any: ...
     def warm_up(self) -> float: ...
 
 
@@ -112,26 +114,40 @@ class Explainer:
         normalise = (spec.mean, spec.std) if spec.input == "tensor" else None
         return Prepared(network_input(frame, fit, normalise=normalise)[None], fit)
 
-    def infer(self, prepared: Prepared) -> Explanation:
-        """Run the engine on a prepared frame."""
-        return self._said(self.engine.run(prepared.image, self.classes, self._mask), 0, prepared)
+    def infer(self, prepared: Prepared, classes: Sequence[int] | None = None, *, masks: bool = True) -> Explanation:
+        """Run the engine on a prepared frame. See ``infer_many``."""
+        return self.infer_many([prepared], classes, masks=masks)[0]
 
-    def infer_many(self, prepared: Sequence[Prepared], classes: Sequence[int] | None = None) -> list[Explanation]:
-        """Run the engine on several prepared frames, in batches as large as the graph takes.
+    def infer_many(self, prepared: Sequence[Prepared], classes: Sequence[int] | None = None, *, masks: bool = True) -> list[Explanation]:
+        """Run the engine on several prepared frames, in batches as large as the graph takes. Any thread may call it.
 
-        classes: what to explain in all of them, instead of the explainer's own (graphs that leave K free).
+        classes: what to explain in all of them, instead of the explainer's own (graphs that leave K free). masks:
+        False drops no key, for graphs with samples.
         """
         chosen = self.classes if classes is None else np.array(classes, np.int64)
+        mask = self._mask if masks or self._mask is None else np.zeros_like(self._mask)
         most = self.spec.batch[1] if "batch" in self.spec.dynamic else 1
         found: list[Explanation] = []
         for start in range(0, len(prepared), most):
             part = prepared[start : start + most]
             if len(part) == 1 or not all(isinstance(each.image, np.ndarray) for each in part):
-                found += [self._said(self.engine.run(each.image, chosen, self._mask), 0, each) for each in part]
+                found += [self._said(self.engine.run(each.image, chosen, mask), 0, each) for each in part]
                 continue
-            outputs = self.engine.run(np.concatenate([each.image for each in part]), chosen, self._mask)
+            outputs = self.engine.run(np.concatenate([each.image for each in part]), chosen, mask)
             found += [self._said(outputs, i, each) for i, each in enumerate(part)]
         return found
+
+    def inputs(self, image: NDArray[np.uint8]) -> NDArray[Any]:
+        """What the engine gets of a frame: uint8 [1, H, W, 3] RGB or float32 [1, 3, H, W], made by the processor."""
+        return np.asarray(self.prepare_on_host(image).image)
+
+    def prepared_from(self, inputs: NDArray[Any], height: int, width: int) -> Prepared:
+        """The way back from ``inputs`` of a frame of height x width pixels. Errors: InputError for another shape."""
+        spec = self.spec
+        shape = (1, spec.height, spec.width, 3) if spec.input == "rgb8" else (1, 3, spec.height, spec.width)
+        if inputs.shape != shape:
+            raise InputError(f"the input is {list(inputs.shape)}, this model takes {list(shape)}")
+        return Prepared(inputs, Fit(height, width, spec.height, spec.width, self.resize))
 
     def _said(self, outputs: Outputs, which: int, prepared: Prepared) -> Explanation:
         spread = outputs.get("heatmap_std")

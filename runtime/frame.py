@@ -14,9 +14,10 @@ from dkcam.rendered import Box
 
 @dataclass(frozen=True)
 class Frame:
-    """image: uint8 [H, W, 3] BGR. index: from 0. time_s: seconds into the source (live: since it was opened).
+    """image: uint8 [H, W, 3] BGR. index: from 0. time_s: seconds into the source (live: since the run began).
 
-    boxes: true places of objects where the source knows them, else None. name: file stem for pictures, else "".
+    boxes: true places of objects where the source knows them, else None. name: file stem for pictures, else "". camera: number
+    of the source in a run with several.
     """
 
     image: NDArray[np.uint8]
@@ -25,6 +26,7 @@ class Frame:
     time_s: float
     boxes: tuple[Box, ...] | None = None
     name: str = ""
+    camera: int = 0
 
 
 class Source(Protocol):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,33 +63,49 @@ class GridExplainer:
         """Cut and resize the windows, safe to run in another thread. Errors: InputError for another shape or type."""
         check_frame(frame)
         height, width = frame.shape[:2]
-        high, tops = _along(height, self._rows)
-        wide, lefts = _along(width, self._columns)
-        places = tuple((top, left) for top in tops for left in lefts)
+        (high, wide), places = self._windows(height, width)
         prepared = tuple(self._explainer.prepare_on_host(frame[top : top + high, left : left + wide]) for top, left in places)
         return Tiles(prepared, places, (high, wide), (height, width))
 
-    def infer(self, prepared: Tiles) -> Explanation:
-        """Explain all windows and put them together."""
-        return self._explained(prepared, [int(k) for k in self._explainer.classes])
+    def _windows(self, height: int, width: int) -> tuple[tuple[int, int], tuple[tuple[int, int], ...]]:
+        """Height and width of the windows, and (top, left) of each."""
+        high, tops = _along(height, self._rows)
+        wide, lefts = _along(width, self._columns)
+        return (high, wide), tuple((top, left) for top in tops for left in lefts)
 
-    def infer_many(self, prepared: Sequence[Tiles], classes: Sequence[int] | None = None) -> list[Explanation]:
+    def inputs(self, image: NDArray[np.uint8]) -> NDArray[Any]:
+        """As ``Explainer.inputs``, a window each."""
+        return np.concatenate([np.asarray(each.image) for each in self.prepare(image).prepared])
+
+    def prepared_from(self, inputs: NDArray[Any], height: int, width: int) -> Tiles:
+        """As ``Explainer.prepared_from``."""
+        size, places = self._windows(height, width)
+        if len(inputs) != len(places):
+            raise InputError(f"there are {len(inputs)} windows, this grid has {len(places)}")
+        prepared = tuple(self._explainer.prepared_from(each[None], *size) for each in inputs)
+        return Tiles(prepared, places, size, (height, width))
+
+    def infer(self, prepared: Tiles, classes: Sequence[int] | None = None, *, masks: bool = True) -> Explanation:
+        """Explain all windows and put them together."""
+        return self.infer_many([prepared], classes, masks=masks)[0]
+
+    def infer_many(self, prepared: Sequence[Tiles], classes: Sequence[int] | None = None, *, masks: bool = True) -> list[Explanation]:
         """As ``Explainer.infer_many``, frame by frame."""
         chosen = [int(k) for k in self._explainer.classes] if classes is None else list(classes)
-        return [self._explained(each, chosen) for each in prepared]
+        return [self._explained(each, chosen, masks) for each in prepared]
 
     def warm_up(self) -> float:
         """See ``Explainer.warm_up``."""
         return self._explainer.warm_up()
 
-    def _explained(self, tiles: Tiles, classes: Sequence[int]) -> Explanation:
+    def _explained(self, tiles: Tiles, classes: Sequence[int], masks: bool) -> Explanation:
         count = len(self.spec.labels)
         # which classes the frame shows is known only afterwards: all of them at once where they are few
-        first = self._explainer.infer_many(tiles.prepared, range(count) if count <= MOST_AT_ONCE else [-1])
+        first = self._explainer.infer_many(tiles.prepared, range(count) if count <= MOST_AT_ONCE else [-1], masks=masks)
         probabilities = self._merged(np.stack([said.probabilities for said in first]))
         order = np.argsort(-probabilities, kind="stable")
         asked = [int(order[-1 - k]) if k < 0 else k for k in classes]
-        second = first if count <= MOST_AT_ONCE else self._explainer.infer_many(tiles.prepared, asked)
+        second = first if count <= MOST_AT_ONCE else self._explainer.infer_many(tiles.prepared, asked, masks=masks)
         rows = asked if count <= MOST_AT_ONCE else list(range(len(asked)))
         heat = self._laid_out(tiles, second, asked, [said.heatmap[rows] for said in second])
         spreads = [said.heatmap_std[rows] for said in second if said.heatmap_std is not None]

@@ -48,13 +48,14 @@ def draw(
     colormap: str = "turbo",
     layout: str = "side",
     fps: float | None = None,
+    age_s: float | None = None,
 ) -> Picture:
     """The frame with heat drawn over it: opacity grows with heat up to ``alpha``, cold places stay as filmed.
 
     frame: uint8 [H, W, 3] BGR, the one that was explained; None takes it from GPU memory, where it lies there.
     Each heatmap is scaled by its own maximum. layout: with K
-    classes "side" gives K pictures side by side, uint8 [H, K·W, 3]; "tint" one picture, a colour per class. fps:
-    shown when given.
+    classes "side" gives K pictures side by side, uint8 [H, K·W, 3]; "tint" one picture, a colour per class. fps,
+    age_s (since the frame was captured): shown when given.
     """
     check_style(alpha, colormap, layout)
     if frame is None and explanation.on_gpu is None:
@@ -77,14 +78,32 @@ def draw(
     for k, score in enumerate(scores):
         place = picture if tint else picture[:, k * width : (k + 1) * width]
         colour = TINTS[k % len(TINTS)] if tint else (255, 255, 255)
-        words = _caption(score)
+        words = _words(score)
         if spread is not None:
             _outline(place, explanation.fit.spread(spread[k]), colour)
             words += f"  stability {explanation.stability(k):.2f}"
         _write(place, words, k if tint else 0, colour)
-    if fps is not None:
-        _write(picture[:, :width], f"{fps:.0f} fps  {explanation.device}", -1)
+    told = [] if fps is None else [f"{fps:.0f} fps", explanation.device]
+    if age_s is not None:
+        told.append(f"age {age_s * 1e3:.0f} ms" if age_s < 10 else f"age {age_s:.0f} s")
+    if told:
+        _write(picture[:, :width], "  ".join(told), -1)
     return picture
+
+
+def stale(picture: Picture, words: str) -> Picture:
+    """A copy that nobody takes for current: without colour, dark, with STALE and ``words`` across its middle."""
+    grey = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY) // 2
+    out = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), np.uint8)
+    height, width = out.shape[:2]
+    bar = slice(height * 3 // 8, height * 5 // 8)
+    out[bar] = (20, 20, 160)
+    words = f"STALE  {words}"
+    (wide, high), _ = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 2)
+    size = min(width * 0.92 / wide, height * 0.12 / high)
+    place = (round((width - wide * size) / 2), round(height / 2 + high * size / 2))
+    cv2.putText(out, words, place, cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), max(1, round(2 * size)), cv2.LINE_AA)
+    return out
 
 
 def mark(picture: Picture, alarms: Sequence[Alarm]) -> None:
@@ -94,6 +113,11 @@ def mark(picture: Picture, alarms: Sequence[Alarm]) -> None:
     cv2.rectangle(picture, (0, 0), (width - 1, height - 1), ALARM_COLOURS[worst], max(2, height // 60))
     for k, alarm in enumerate(alarms):
         _write(picture, f"{alarm.rule}: {alarm.value:.2f}, {alarm.expected}", -2 - k, ALARM_COLOURS[alarm.severity])
+
+
+def caption(picture: Picture, words: str) -> None:
+    """White text on a dark strip, at the top left. Changes the picture."""
+    _write(picture, words, 0)
 
 
 def _outline(picture: Picture, spread: NDArray[np.float32], colour: tuple[int, int, int]) -> None:
@@ -122,7 +146,7 @@ def _table(colours: NDArray[np.float32], alpha: float) -> NDArray[np.uint32]:
     return np.ascontiguousarray(np.rint(entries), np.uint8).view("<u4")[:, 0].astype(np.uint32)
 
 
-def _caption(score: Score) -> str:
+def _words(score: Score) -> str:
     return f"{score.label} {score.probability:.0%}"
 
 

@@ -1,9 +1,8 @@
-"""Reading, inference and drawing at the same time, in threads with short queues between them.
+"""Files: reading, inference and drawing at the same time, in threads with short queues between them.
 
     reader: read, resize  →  the engine's lanes: inference  →  writer: overlay, sinks, in the frames' order
 
-Files lose no frame: a full queue makes the reader wait. Live sources keep only the newest frame, older ones count as
-dropped.
+No frame is lost: a full queue makes the reader wait. Cameras are ``dkcam.runtime.live``.
 """
 
 from __future__ import annotations
@@ -14,34 +13,17 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
+from dkcam.runtime.controls import Controls
+from dkcam.runtime.delivery import Explained, Speed, Watch, result_of
 from dkcam.runtime.explainer import Explains
 from dkcam.runtime.explanation import Explanation
 from dkcam.runtime.frame import Frame, Source
-from dkcam.runtime.overlay import check_style, draw, mark
-from dkcam.runtime.result import Alarm, Latency, Result
+from dkcam.runtime.result import Result
 from dkcam.runtime.sinks import Sink
 
-DEPTH = 4  # frames between two stages of a file's run
-
-
-@dataclass(frozen=True)
-class Style:
-    """How overlays look; fps: write the running speed into the picture."""
-
-    alpha: float = 0.6
-    colormap: str = "turbo"
-    layout: str = "side"
-    fps: bool = True
-
-
-class Watch(Protocol):
-    """Judges explanations as they come."""
-
-    def see(self, explanation: Explanation) -> tuple[Alarm, ...]:
-        """The rules that are broken now."""
-        ...
+DEPTH = 4  # frames between two stages
 
 
 @dataclass(frozen=True)
@@ -50,7 +32,7 @@ class Summary:
 
     frames: int
     seconds: float
-    dropped: int
+    dropped: int = 0
 
     @property
     def fps(self) -> float:
@@ -69,8 +51,9 @@ class _Ready:
 class Pipeline:
     """Runs one source through an explainer into sinks.
 
-    watch: judges every explanation; its alarms go into results and pictures. stop: set it (from a signal handler,
-    another thread) to end after the frames in flight. on_result: called for every result.
+    controls: what may change on the way. watch: judges every explanation; its alarms go into results and pictures.
+    stop: set it (from a signal handler, another thread) to end after the frames in flight. on_result: called for every
+    result.
     """
 
     def __init__(
@@ -79,21 +62,20 @@ class Pipeline:
         explainer: Explains,
         sinks: Sequence[Sink],
         *,
-        style: Style | None = None,
+        controls: Controls | None = None,
         watch: Watch | None = None,
         max_frames: int | None = None,
         on_result: Callable[[Result], None] = lambda result: None,
     ) -> None:
         self._source, self._explainer, self._sinks = source, explainer, sinks
-        self._style = style or Style()
-        check_style(self._style.alpha, self._style.colormap, self._style.layout)
+        self._controls = controls or Controls()
         self._max_frames, self._on_result, self._watch = max_frames, on_result, watch
         self.stop = threading.Event()
         self.interrupted = ""  # what a signal handler was called for, set together with stop
-        self._ready: queue.Queue[_Ready | None] = queue.Queue(1 if source.live else DEPTH)
+        self._ready: queue.Queue[_Ready | None] = queue.Queue(DEPTH)
         self._done: queue.Queue[tuple[_Ready, Future[tuple[Explanation, float]]] | None] = queue.Queue(DEPTH)
         self._failures: list[BaseException] = []
-        self._dropped = self._written = 0
+        self._written = 0
         self._first = self._last = 0.0
 
     def run(self) -> Summary:
@@ -118,7 +100,7 @@ class Pipeline:
                 thread.join()
         if self._failures:
             raise self._failures[0]
-        return Summary(self._written, self._last - self._first, self._dropped)
+        return Summary(self._written, self._last - self._first)
 
     def _guard(self, work: Callable[[], None]) -> None:
         try:
@@ -138,29 +120,16 @@ class Pipeline:
                     break
                 started = time.perf_counter()
         finally:
-            self._finish_reading()
+            self._hand_over(None)
 
-    def _hand_over(self, ready: _Ready) -> bool:
+    def _hand_over(self, ready: _Ready | None) -> bool:
         while not self.stop.is_set():
             try:
-                self._ready.put(ready, timeout=0 if self._source.live else 0.1)
+                self._ready.put(ready, timeout=0.1)
                 return True
             except queue.Full:
-                if self._source.live:
-                    try:
-                        self._ready.get_nowait()
-                        self._dropped += 1
-                    except queue.Empty:
-                        continue
-        return False
-
-    def _finish_reading(self) -> None:
-        while not self.stop.is_set():
-            try:
-                self._ready.put(None, timeout=0.1)
-                return
-            except queue.Full:
                 continue
+        return False
 
     def _infer(self) -> None:
         try:
@@ -171,9 +140,12 @@ class Pipeline:
 
     def _feed_lanes(self) -> None:
         lanes = self._explainer.engine.lanes
-        free = threading.Semaphore(lanes)  # a frame is taken when a lane is free: of a live source the newest
+        free = threading.Semaphore(lanes)
         with ThreadPoolExecutor(lanes) as pool:
             while not self.stop.is_set():
+                if self._controls.settings.paused:
+                    self.stop.wait(0.05)
+                    continue
                 if not free.acquire(timeout=0.1):
                     continue
                 try:
@@ -189,32 +161,20 @@ class Pipeline:
                 self._done.put((ready, future))
 
     def _explain(self, prepared: Any) -> tuple[Explanation, float]:
+        settings = self._controls.settings
         start = time.perf_counter()
-        explanation = self._explainer.infer(prepared)
+        explanation = self._explainer.infer(prepared, settings.classes, masks=settings.masks)
         return explanation, (time.perf_counter() - start) * 1e3
 
     def _write(self) -> None:
-        wanted = any(sink.pictures for sink in self._sinks)
-        speed, before = 0.0, 0.0
+        speed = Speed()
         while (item := self._done.get()) is not None:
             ready, future = item
             explanation, infer_ms = future.result()
-            now = time.perf_counter()
-            if before:
-                speed = 1 / (now - before) if not speed else 0.95 * speed + 0.05 / max(now - before, 1e-6)
-            before = now
-            alarms = self._watch.see(explanation) if self._watch else None
-            picture = None
-            if wanted:
-                style = self._style
-                shown = speed if style.fps and speed else None
-                over = None if explanation.on_gpu else ready.frame.image
-                picture = draw(over, explanation, alpha=style.alpha, colormap=style.colormap, layout=style.layout, fps=shown)
-                if alarms:
-                    mark(picture, alarms)
-            end = time.perf_counter()
-            latency = Latency(ready.read_ms, ready.preprocess_ms, infer_ms, (end - now) * 1e3)
-            result = Result(ready.frame, explanation, latency, (end - ready.arrived) * 1e3, self._dropped, picture, alarms)
+            done = Explained(ready.frame, explanation, ready.read_ms, ready.preprocess_ms, infer_ms, ready.arrived)
+            wanted = any(sink.pictures for sink in self._sinks)
+            style = self._controls.settings.style
+            result = result_of(done, style=style, watch=self._watch, picture=wanted, fps=speed.tick(), dropped=0)
             for sink in self._sinks:
                 if not sink.write(result):
                     self.stop.set()

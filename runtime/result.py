@@ -36,10 +36,21 @@ class Alarm:
 
 
 @dataclass(frozen=True)
+class Live:
+    """camera: its number. cameras: how many there are. reopened: times it was lost and came back."""
+
+    camera: int
+    cameras: int
+    reopened: int
+
+
+@dataclass(frozen=True)
 class Result:
     """picture: the overlay uint8 [H, W', 3] BGR, None when no sink shows one. age_ms: from the frame's arrival to now.
 
     dropped: frames of a live source that were skipped so far. alarms: rules that are broken, None where none are watched.
+    live: of a camera, else None. stale: older than the run's --max-age when it was drawn. repeated: drawn once more,
+    while its camera is silent.
     """
 
     frame: Frame
@@ -49,18 +60,20 @@ class Result:
     dropped: int
     picture: NDArray[np.uint8] | None = None
     alarms: tuple[Alarm, ...] | None = None
+    live: Live | None = None
+    stale: bool = False
+    repeated: bool = False
 
     def to_json(self) -> str:
         """The line of a .jsonl sink; peak in 0..1 of the frame, null where the heatmap is zero everywhere."""
         said = self.explanation
-        peaks = [_rounded(said.peak(k)) for k in range(len(said.explained))]
+        scores = scores_json(said)
+        later: dict[str, Any] = {name: scores.pop(name) for name in ("peaks", "stability") if name in scores}
         line: dict[str, Any] = {
             "frame": self.frame.index,
             "source": self.frame.source,
             "time_s": round(self.frame.time_s, 4),
-            "top": [{"label": s.label, "index": s.index, "probability": round(s.probability, 6)} for s in said.top(TOP)],
-            "explained": [s.label for s in said.explained_scores()],
-            "peak": peaks[0],
+            **scores,
             "age_ms": round(self.age_ms, 3),
             "latency_ms": {
                 "read": round(self.latency.read, 3),
@@ -70,15 +83,17 @@ class Result:
             },
             "dropped": self.dropped,
             "device": said.device,
+            **later,
         }
-        if len(peaks) > 1:
-            line["peaks"] = peaks
-        if said.heatmap_std is not None:
-            line["stability"] = round(said.stability(), 5)
         if self.alarms is not None:
             line["alarms"] = [
                 {"rule": a.rule, "severity": a.severity, "value": round(a.value, 5), "expected": a.expected} for a in self.alarms
             ]
+        if self.live is not None:
+            line["reopened"] = self.live.reopened
+            line["stale"] = self.stale
+            if self.live.cameras > 1:
+                line["camera"] = self.live.camera
         if self.frame.boxes is not None:
             height, width = self.frame.image.shape[:2]
             line["boxes"] = [
@@ -89,6 +104,21 @@ class Result:
                 for b in self.frame.boxes
             ]
         return json.dumps(line, ensure_ascii=False)
+
+
+def scores_json(said: Explanation) -> dict[str, Any]:
+    """What an explanation says of its picture: the keys top, explained, peak, and peaks and stability where there are."""
+    peaks = [_rounded(said.peak(k)) for k in range(len(said.explained))]
+    found: dict[str, Any] = {
+        "top": [{"label": s.label, "index": s.index, "probability": round(s.probability, 6)} for s in said.top(TOP)],
+        "explained": [s.label for s in said.explained_scores()],
+        "peak": peaks[0],
+    }
+    if len(peaks) > 1:
+        found["peaks"] = peaks
+    if said.heatmap_std is not None:
+        found["stability"] = round(said.stability(), 5)
+    return found
 
 
 def _rounded(peak: tuple[float, float] | None) -> list[float] | None:

@@ -6,63 +6,65 @@ null:        nothing           events.jsonl   one JSON line a frame
 
 from __future__ import annotations
 
-import errno
 import os
 from collections import Counter
-from fractions import Fraction
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TextIO
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Protocol
 
 from dkcam.errors import SinkError
-from dkcam.files import Replacement, check_target, exists, write_file
+from dkcam.files import Replacement, exists, write_file
+from dkcam.runtime.recording import JsonLines, Rotation, Video
 from dkcam.runtime.result import Result
 
 
 class Sink(Protocol):
-    """pictures: whether it shows overlays. write: one result, False asks the run to stop.
+    """pictures: whether it shows overlays now. repeats: whether it wants a camera's last picture again, marked STALE, while
+    the camera is silent. per_camera: of several cameras, each picture for itself; else all of them as one mosaic.
 
-    close: finish the output and return where it is, None where there is none. A run that broke off (complete False)
-    replaces no older file: what it has goes to NAME.partial.EXT beside it.
+    write: one result, False asks the run to stop. close: finish the output and return where it is, None where there is
+    none. A run that broke off (complete False) replaces no older file: what it has goes to NAME.partial.EXT beside it.
     """
 
     name: str
-    pictures: bool
+
+    @property
+    def pictures(self) -> bool: ...
+    @property
+    def repeats(self) -> bool: ...
+    @property
+    def per_camera(self) -> bool: ...
 
     def write(self, result: Result) -> bool: ...
 
     def close(self, complete: bool = True) -> Path | None: ...
 
 
-def open_sink(uri: str, fps: float | None) -> Sink:
-    """Open a sink; fps: of the source where known (videos play at that speed). Errors: SinkError."""
+def open_sink(uri: str, fps: float | None = None, *, live: bool = False, rotation: Rotation | None = None) -> Sink:
+    """Open a sink. fps: of the source where known (videos play at that speed). live: for cameras; see ``recording``.
+    The live page is ``dkcam.runtime.live.page``. Errors: SinkError.
+    """
     if uri == "window:":
         return Window()
     if uri == "null:":
         return Null()
-    if uri.startswith(("http://", "https://")):
-        raise SinkError(f"{uri}: the live page is not part of this version; use window:, a .mp4 file, a folder/ or a .jsonl file")
     path = Path(uri)
     suffix = path.suffix.lower()
     if suffix == ".jsonl":
-        return JsonLines(path)
+        return JsonLines(path, live=live, rotation=rotation)
     if suffix == ".mp4":
-        return Video(path, fps or 25.0)
+        return Video(path, fps or 25.0, live=live, rotation=rotation)
     if uri.endswith("/") or not suffix or (exists(path) and path.is_dir()):
         return Folder(path)
     raise SinkError(f"{uri}: expected window:, null:, a .mp4 or .jsonl file, or a folder/ ending in a slash")
 
 
-def _finish(output: Replacement, complete: bool) -> Path:
-    return output.keep() if complete else output.set_aside()
-
-
 class Null:
     """Takes results and forgets them."""
 
-    name, pictures = "null:", False
+    name = "null:"
+    pictures = repeats = False
+    per_camera = True
 
     def write(self, result: Result) -> bool:
         return True
@@ -71,42 +73,14 @@ class Null:
         """Nothing is open."""
 
 
-class JsonLines:
-    """One JSON line a frame; in place under its own name when the run ends."""
-
-    pictures = False
-
-    def __init__(self, path: Path) -> None:
-        check_target(path, {}, SinkError)
-        self.name = str(path)
-        self._output = Replacement(path, SinkError)
-        self._file: TextIO = self._output.temporary.open("w", encoding="utf-8")
-        self._count = 0
-
-    def write(self, result: Result) -> bool:
-        try:
-            self._file.write(result.to_json() + "\n")
-        except OSError as error:
-            raise self._output.failure(error) from error
-        self._count += 1
-        return True
-
-    def close(self, complete: bool = True) -> Path | None:
-        try:
-            self._file.close()
-        except OSError as error:
-            self._output.discard()
-            raise self._output.failure(error) from error
-        if self._count:
-            return _finish(self._output, complete)
-        self._output.discard()  # no frame came: an earlier file stays
-        return None
-
-
 class Folder:
-    """Overlays as PNG: 000000.png, or the source picture's own name; names that come twice get a number."""
+    """Overlays as PNG: 000000.png, or the source picture's own name; names that come twice get a number.
 
-    pictures = True
+    Of several cameras: 0-000000.png, the camera's number first.
+    """
+
+    pictures = per_camera = True
+    repeats = False
 
     def __init__(self, path: Path) -> None:
         self.name, self._path = str(path), path
@@ -122,6 +96,8 @@ class Folder:
 
         assert result.picture is not None
         name = result.frame.name or format(result.frame.index, "06d")
+        if result.live and result.live.cameras > 1:
+            name = f"{result.live.camera}-{name}"
         self._written[name] += 1
         target = self._path / (f"{name}.png" if self._written[name] == 1 else f"{name}_{self._written[name]}.png")
         done, data = cv2.imencode(".png", result.picture)
@@ -135,77 +111,35 @@ class Folder:
         return self._path if self._written else None
 
 
-class Video:
-    """H.264 in MP4, yuv420p with the index in front: browsers play it. Odd sizes are padded by one pixel."""
+class OfCamera:
+    """One camera's results of a run with several."""
 
-    pictures = True
+    per_camera = True
 
-    def __init__(self, path: Path, fps: float) -> None:
-        check_target(path, {}, SinkError)
-        self.name = str(path)
-        self._rate = Fraction(fps).limit_denominator(1001)
-        self._output = Replacement(path, SinkError, suffix=".mp4")
-        self._container: Any = None
-        self._stream: Any = None
-        self._started = False
+    def __init__(self, sink: Sink, camera: int) -> None:
+        self.name, self._sink, self._camera = sink.name, sink, camera
+
+    @property
+    def pictures(self) -> bool:
+        return self._sink.pictures
+
+    @property
+    def repeats(self) -> bool:
+        return self._sink.repeats
 
     def write(self, result: Result) -> bool:
-        import av
-        import cv2
-
-        assert result.picture is not None
-        picture = _even(result.picture)
-        try:
-            if self._container is None:
-                self._open(picture.shape[0], picture.shape[1])
-            if picture.shape[:2] != (self._stream.height, self._stream.width):
-                picture = np.asarray(cv2.resize(picture, (self._stream.width, self._stream.height), interpolation=cv2.INTER_AREA), np.uint8)
-            # several times faster than FFmpeg's own conversion
-            planes = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420), np.uint8)
-            self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
-            self._started = True
-        except (av.FFmpegError, OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise self._output.failure(error) from error
-            raise SinkError(
-                f"{self.name} cannot be encoded as H.264 at {picture.shape[1]}x{picture.shape[0]} pixels; use a folder/ sink"
-            ) from error
-        return True
-
-    def _open(self, height: int, width: int) -> None:
-        import av
-
-        self._container = av.open(str(self._output.temporary), "w", options={"movflags": "+faststart"})
-        stream: Any = self._container.add_stream("libx264", rate=self._rate)
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        stream.options = {"preset": "ultrafast", "crf": "23", "threads": "1"}  # the other cores have inference to do
-        self._stream = stream
+        return result.frame.camera != self._camera or self._sink.write(result)
 
     def close(self, complete: bool = True) -> Path | None:
-        import av
-
-        if not self._started:  # nothing was encoded: an earlier file stays
-            self._output.discard()
-            return None
-        try:
-            self._container.mux(self._stream.encode())
-            self._container.close()
-        except (av.FFmpegError, OSError) as error:
-            self._output.discard()
-            reason = error if isinstance(error, OSError) else OSError(str(error))
-            raise self._output.failure(reason) from error
-        return _finish(self._output, complete)
-
-
-def _even(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    high, wide = picture.shape[0] % 2, picture.shape[1] % 2
-    return np.pad(picture, ((0, high), (0, wide), (0, 0)), mode="edge") if high or wide else np.ascontiguousarray(picture)
+        return self._sink.close(complete)
 
 
 class Window:
-    """A window of OpenCV's; Esc, q or closing it ends the run. For the thread that opened it alone."""
+    """A window of OpenCV's; Esc, q or closing it ends the run, other keys go to ``on_key``. For the thread that opened it alone."""
 
-    name, pictures = "window:", True
+    name = "window:"
+    pictures = repeats = True
+    per_camera = False
 
     def __init__(self) -> None:
         os.environ.setdefault("QT_LOGGING_RULES", "*.warning=false")  # it misses fonts that nothing here needs
@@ -220,6 +154,7 @@ class Window:
                 "window: this OpenCV has no window support (opencv-python-headless); install opencv-python or use a .mp4 sink"
             ) from error
         self._sized = False
+        self.on_key: Callable[[str], None] = lambda key: None
 
     def write(self, result: Result) -> bool:
         import cv2
@@ -231,8 +166,10 @@ class Window:
             cv2.resizeWindow("dkcam", round(width * shrink), round(height * shrink))
             self._sized = True
         cv2.imshow("dkcam", result.picture)
-        pressed = cv2.waitKey(1) & 0xFF in (27, ord("q"))
-        return not pressed and cv2.getWindowProperty("dkcam", cv2.WND_PROP_VISIBLE) >= 1
+        key = cv2.waitKey(1) & 0xFF
+        if key not in (0xFF, 27, ord("q")):
+            self.on_key(chr(key))
+        return key not in (27, ord("q")) and cv2.getWindowProperty("dkcam", cv2.WND_PROP_VISIBLE) >= 1
 
     def close(self, complete: bool = True) -> None:
         import cv2

@@ -1,9 +1,11 @@
-"""Everything frames come from. A source is a URI; ``open_source`` is the only way in.
+"""Everything frames come from that lies on this machine. A source is a URI; ``open_source`` is the only way in.
 
-0, 3                camera by number                     rtsp://…, http://…   network camera (RTSP, MJPEG)
+0, 3                camera by number                     csi://0              camera on a Jetson
 v4l2:///dev/video0  camera by device file                clip.mp4             video file
 frames/             folder of pictures, by name          a.jpg                one picture
 "v4l2src ! … ! appsink"   GStreamer pipeline             demo:                rendered drive, boxes known
+
+rtsp://… and http://… are network cameras: ``dkcam.runtime.live.stream``.
 """
 
 from __future__ import annotations
@@ -26,8 +28,12 @@ from dkcam.runtime.frame import Frame, Source
 from dkcam.runtime.process import quiet_opencv
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-OPEN_TIMEOUT_MS = 8000
-READ_TIMEOUT_MS = 8000
+NETWORK = ("rtsp://", "rtsps://", "http://", "https://")
+
+
+def is_live(uri: str) -> bool:
+    """Whether a source is a camera, which sends frames whether or not they are taken."""
+    return (uri.isascii() and uri.isdigit()) or uri.startswith((*NETWORK, "v4l2://", "csi://")) or " ! " in uri
 
 
 def open_source(uri: str) -> Source:
@@ -43,13 +49,12 @@ def open_source(uri: str) -> Source:
         if not device.exists():
             raise SourceError(f"{device} does not exist; connected cameras: {_cameras()}")
         return Capture(uri, str(device), live=True, backend="V4L2")
-    if uri.startswith(("rtsp://", "rtsps://", "http://", "https://")):
-        return Capture(uri, uri, live=True, backend="FFMPEG")
     if uri.startswith("csi://"):
         sensor = uri[len("csi://") :] or "0"
         return _gstreamer(
             uri,
-            f"nvarguscamerasrc sensor-id={sensor} ! nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR ! appsink",
+            f"nvarguscamerasrc sensor-id={sensor} ! nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR"
+            " ! appsink drop=true max-buffers=1 sync=false",
         )
     if " ! " in uri:
         return _gstreamer(uri, uri)
@@ -91,22 +96,19 @@ def _gstreamer(uri: str, pipeline: str) -> Capture:
 
 
 class Capture:
-    """Whatever OpenCV's VideoCapture reads: cameras, videos, network streams."""
+    """Whatever OpenCV's VideoCapture reads: cameras of this machine, GStreamer pipelines, videos."""
 
     def __init__(self, uri: str, target: str | int, *, live: bool, backend: str) -> None:
         quiet_opencv()
         import cv2
 
         self.name, self.live = uri, live
-        limits = (
-            [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT_MS]
-            if backend == "FFMPEG"
-            else []
-        )
-        self._capture = cv2.VideoCapture(target, getattr(cv2, f"CAP_{backend}"), limits)
+        self._capture = cv2.VideoCapture(target, getattr(cv2, f"CAP_{backend}"))
         if not self._capture.isOpened():
-            what = "no stream answers there" if live else "not a whole video that FFmpeg can read; copy it again, or check its format"
+            what = "nothing that sends frames" if live else "not a whole video that FFmpeg can read; copy it again, or check its format"
             raise SourceError(f"{uri} cannot be opened: {what}")
+        if live:
+            self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # drivers that know no such thing ignore it
         fps = float(self._capture.get(cv2.CAP_PROP_FPS))
         self.fps = fps if 1 <= fps <= 1000 else None
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -122,7 +124,7 @@ class Capture:
             yield Frame(_colour(image), index, self.name, at)
             index += 1
         if self.live:
-            raise SourceError(f"{self.name} stopped after {index} frames; check the camera or the network and start again")
+            raise SourceError(f"{self.name} stopped after {index} frames; check the camera and its cable")
         # containers round their frame counts: a few missing at the end are no fault
         if self.count and index < self.count - max(2, self.count // 50):
             raise SourceError(

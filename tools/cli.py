@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
 from dkcam.errors import DkcamError
+from dkcam.tools.logs import say
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
@@ -34,7 +36,7 @@ def user_errors(function: Callable[..., Any]) -> Callable[..., Any]:
             sys.stdout.flush()
             return found
         except DkcamError as error:
-            click.echo("error: " + " ".join(str(error).split()), err=True)
+            say("error", " ".join(str(error).split()))
             sys.exit(1)
         except KeyboardInterrupt:
             click.echo("stopped", err=True)
@@ -125,7 +127,31 @@ class GridType(SizeType):
         return rows, columns
 
 
-SIZE, GRID, LIST, RANGE, PAIR = SizeType(), GridType(), ListType(), RangeType(), PairType()
+class RotationType(_ParamType):
+    """A time or a size, as (seconds, None) or (None, bytes)."""
+
+    name = "10min|500MB"
+    _units: ClassVar[dict[str, tuple[str, float]]] = {
+        "s": ("time", 1),
+        "min": ("time", 60),
+        "h": ("time", 3600),
+        "kb": ("size", 1e3),
+        "mb": ("size", 1e6),
+        "gb": ("size", 1e9),
+    }
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float | None, int | None]:
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *(s|min|h|kb|mb|gb)", str(value).strip().lower())
+        if found is None or not float(found[1]) > 0:
+            self.fail(f"{value!r} is no time or size; expected such as 10min, 2h, 500MB or 1GB", param, ctx)
+        kind, unit = self._units[found[2]]
+        amount = float(found[1]) * unit
+        return (amount, None) if kind == "time" else (None, int(amount))
+
+
+SIZE, GRID, LIST, RANGE, PAIR, ROTATION = SizeType(), GridType(), ListType(), RangeType(), PairType(), RotationType()
 
 
 def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,7 @@ class RunSummary:
     """Collects results as they come."""
 
     labels: Counter[str] = field(default_factory=Counter)
-    infer_ms: list[float] = field(default_factory=list)
+    infer_ms: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))
     with_sign: int = 0
     recognised: int = 0
     on_sign: int = 0

@@ -253,7 +253,7 @@ def test_nothing_written_is_not_called_written(model_file: Path, tmp_path: Path)
         ("text.png", ["cannot be read as a picture"]),
         ("97", ["camera 97 is not there", "connected cameras"]),
         ("v4l2:///dev/video97", ["/dev/video97 does not exist"]),
-        ("http://127.0.0.1:9/none", ["no stream answers"]),
+        ("http://127.0.0.1:9/none", ["cannot be opened: connection refused; check the address"]),
         ("ftp://somewhere/x", ["ftp:// is not a known source"]),
         ("videotestsrc ! appsink", ["GStreamer"]),
         ("demo:speed=9", ["is not understood"]),
@@ -281,7 +281,9 @@ def test_bad_sources(model_file: Path, tmp_path: Path, monkeypatch: pytest.Monke
         ("/proc/frames/", ["/proc/frames cannot be made a folder"]),
         ("n" * 300 + ".mp4", ["cannot be written: File name too long"]),
         ("o.avi", ["expected window:, null:, a .mp4"]),
-        ("http://127.0.0.1:8080", ["not part of this version"]),
+        ("https://127.0.0.1:8080", ["expected an address of this machine, such as http://127.0.0.1:8080"]),
+        ("http://0.0.0.0:8080", ["needs --token"]),
+        ("http://192.0.2.1:8080", ["needs --token"]),
     ],
 )
 def test_bad_sinks(model_file: Path, sink: str, words: list[str]) -> None:

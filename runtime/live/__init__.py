@@ -1,0 +1,1 @@
+"""Cameras that are watched for hours: capture, supervision, several at once, recording, the page in the browser."""

@@ -1,0 +1,220 @@
+"""The flight recorder: the last seconds of a run in memory, written as one .zip when something happens.
+
+    flight.json            model (name and sha256), device, resize, what caused it, and per frame: file numbers, size, classes
+    results.jsonl          the JSON lines of those frames
+    000000.jpg, …          the frames
+    000000.input.npy, …    what the engine got, bit for bit
+    000000.heatmap.npy, …  float32 [K, h, w], with 000000.scores.npy, float32 [classes]
+
+``Replay`` runs the inputs again and compares.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dkcam.errors import DkcamError, SinkError, SourceError
+from dkcam.files import replacing
+from dkcam.runtime.controls import Controls
+from dkcam.runtime.explainer import Explains
+from dkcam.runtime.frame import Frame
+from dkcam.runtime.live.stream import decode_jpeg
+from dkcam.runtime.result import Result
+
+log = logging.getLogger("dkcam")
+
+FORMAT = 1
+QUALITY = 90
+# largest difference of a heatmap, as a share of its maximum, between two runs of one input
+TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 5e-2}
+
+
+@dataclass(frozen=True)
+class _Kept:
+    at: float
+    jpeg: bytes
+    size: tuple[int, int]
+    inputs: NDArray[Any]
+    heatmap: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    explained: tuple[int, ...]
+    camera: int
+    masks: bool
+    line: str
+
+
+class FlightRecorder:
+    """Keeps the last ``seconds`` of results in memory. folder: where dumps go.
+
+    about: what the dump says of the run. A rule's alarm writes a dump by itself, at most one in ``seconds``.
+    """
+
+    def __init__(self, folder: Path, seconds: float, explainer: Callable[[], Explains], controls: Controls, about: dict[str, Any]) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SinkError(f"{folder} cannot be made a folder: {error.strerror}; choose another place for the flight recorder") from error
+        self._folder, self._seconds, self._explainer, self._controls, self._about = folder, seconds, explainer, controls, about
+        self._ring: deque[_Kept] = deque()
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._alarmed_at = -float("inf")
+        self._broken: frozenset[str] = frozenset()
+
+    def add(self, result: Result) -> None:
+        """Keep a result; called for every one."""
+        import cv2
+
+        if result.repeated:
+            return
+        now = time.monotonic()
+        said, image = result.explanation, result.frame.image
+        done, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        if not done:
+            return
+        kept = _Kept(
+            now,
+            jpeg.tobytes(),
+            (image.shape[0], image.shape[1]),
+            self._explainer().inputs(image),
+            np.array(said.heatmap, np.float32),
+            np.array(said.probabilities, np.float32),
+            tuple(int(number) for number in said.explained),
+            result.frame.camera,
+            self._controls.settings.masks,
+            result.to_json(),
+        )
+        with self._lock:
+            self._ring.append(kept)
+            while self._ring and self._ring[0].at < now - self._seconds:
+                self._ring.popleft()
+        broken = frozenset(alarm.rule for alarm in result.alarms or ())
+        if broken - self._broken and now - self._alarmed_at >= self._seconds:
+            self._alarmed_at = now
+            self.dump_soon(f"rule {sorted(broken - self._broken)[0]}")
+        self._broken = broken
+
+    def dump_soon(self, cause: str) -> None:
+        """As ``dump``, in a thread of its own."""
+        thread = threading.Thread(target=self.dump, args=(cause,), name="flight recorder")
+        self._threads = [old for old in self._threads if old.is_alive()] + [thread]
+        thread.start()
+
+    def finish(self, wait_s: float = 1.5) -> None:
+        """Wait for dumps that are being written."""
+        end = time.monotonic() + wait_s
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+
+    def dump(self, cause: str) -> Path | None:
+        """Write what is in memory; the file, or None where there is nothing or it cannot be written (a warning says so)."""
+        with self._lock:
+            kept = list(self._ring)
+        if not kept:
+            return None
+        with self._writing:
+            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+            path, number = self._folder / f"flight-{stamp}.zip", 1
+            while path.exists():
+                path, number = self._folder / f"flight-{stamp}-{number}.zip", number + 1
+            try:
+                with replacing(path, SinkError) as temporary:
+                    self._write(temporary, kept, cause)
+            except DkcamError as error:
+                log.warning("the flight recorder could not be written: %s", error)
+                return None
+        log.warning("flight recorder (%s): %d frames in %s", cause, len(kept), path)
+        return path
+
+    def _write(self, path: Path, kept: list[_Kept], cause: str) -> None:
+        about = self._about | {
+            "format": FORMAT,
+            "cause": cause,
+            "device": self._explainer().device,
+            "sha256": self._explainer().engine.sha256,
+            "frames": [
+                {"size": list(each.size), "explained": list(each.explained), "camera": each.camera, "masks": each.masks} for each in kept
+            ],
+        }
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            archive.writestr("flight.json", json.dumps(about, indent=1))
+            archive.writestr("results.jsonl", "".join(each.line + "\n" for each in kept))
+            for number, each in enumerate(kept):
+                archive.writestr(f"{number:06d}.jpg", each.jpeg, zipfile.ZIP_STORED)
+                for name, array in (("input", each.inputs), ("heatmap", each.heatmap), ("scores", each.scores)):
+                    buffer = BytesIO()
+                    np.save(buffer, array)
+                    archive.writestr(f"{number:06d}.{name}.npy", buffer.getvalue())
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """One frame of a dump: what the engine got, for which classes, with or without masks, and what it said then."""
+
+    frame: Frame
+    prepared: Any
+    classes: tuple[int, ...]
+    masks: bool
+    heatmap: NDArray[np.float32]
+    scores: NDArray[np.float32]
+
+
+class Replay:
+    """Reads a dump. Errors: SourceError for a file that is none, or is damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise SourceError(f"{path} does not exist; expected a flight-….zip that dk-run --flight-recorder wrote")
+        try:
+            with zipfile.ZipFile(path) as archive:
+                about = json.loads(archive.read("flight.json"))
+            if about["format"] != FORMAT:
+                raise SourceError(f"{path} has format {about['format']}, this dkcam reads {FORMAT}; replay it with the dkcam that wrote it")
+            self.model, self.sha256, self.cause = str(about["model"]), str(about["sha256"]), str(about["cause"])
+            self.resize, self.grid, self.background = about["resize"], about["grid"], about["background"]
+            self.seed = int(about["seed"])
+            self._frames = [
+                (tuple(f["size"]), tuple(int(k) for k in f["explained"]), int(f["camera"]), bool(f["masks"])) for f in about["frames"]
+            ]
+        except (zipfile.BadZipFile, KeyError, ValueError, TypeError, OSError) as error:
+            raise SourceError(f"{path} is not a whole dump of the flight recorder ({error})") from error
+        self.count = len(self._frames)
+
+    def frames(self, explainer: Explains) -> Iterator[Replayed]:
+        """In order, prepared for an explainer of the same model. Errors: SourceError, InputError."""
+        with zipfile.ZipFile(self.path) as archive:
+            for number, (size, explained, camera, masks) in enumerate(self._frames):
+                try:
+                    image = decode_jpeg(archive.read(f"{number:06d}.jpg"))
+                    names = ("input", "heatmap", "scores")
+                    arrays = [np.load(BytesIO(archive.read(f"{number:06d}.{name}.npy")), allow_pickle=False) for name in names]
+                except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+                    raise SourceError(f"{self.path} is damaged at frame {number} ({error})") from error
+                if image is None or image.shape[:2] != size:
+                    raise SourceError(f"{self.path} is damaged: frame {number} is no picture of {size[1]}x{size[0]} pixels")
+                frame = Frame(image, number, str(self.path), float(number), camera=camera)
+                yield Replayed(frame, explainer.prepared_from(arrays[0], *size), explained, masks, arrays[1], arrays[2])
+
+
+def difference(heatmap: NDArray[np.float32], before: NDArray[np.float32]) -> float:
+    """The largest of two maps [K, h, w], as a share of the larger maximum of each class; 0 where both are cold."""
+    if heatmap.shape != before.shape:
+        return float("inf")
+    top = np.maximum(np.abs(heatmap).max((1, 2)), np.abs(before).max((1, 2)))
+    apart = np.abs(heatmap - before).max((1, 2))
+    return float(np.where(top > 0, apart / np.where(top > 0, top, 1), 0).max())

@@ -1,0 +1,133 @@
+"""Who may talk to the page. Wraps the application; what is refused never reaches it.
+
+Host    must name this server: else a foreign site could reach it under a name of its own (DNS rebinding)
+Origin  where a browser sends one, must be this server's
+token   where one is set: "Authorization: Bearer …", or the cookie that the login page gives
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+COOKIE = "dkcam"
+WITHOUT_TOKEN = ("/healthz", "/page.css")
+WRONG_TOKEN_S = 0.5  # an answer to a wrong token takes this long
+LOGIN = """<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>dkcam</title>
+<link rel="stylesheet" href="/page.css"><main class="login"><h1>dkcam</h1><p>This page needs the token that dk-run was started with.</p>
+<form method="post" action="/login"><input type="password" name="token" autofocus required aria-label="token">
+<button>Open</button></form></main>
+"""
+
+
+class Access:
+    """app: what is guarded. hosts: names it is reached by besides addresses, localhost and this machine's name."""
+
+    def __init__(self, app: App, *, token: str | None, hosts: frozenset[str] = frozenset()) -> None:
+        self._app = app
+        self._token = token.encode() if token is not None else None
+        self._session = secrets.token_urlsafe(32)
+        own = socket.gethostname().lower()
+        self._hosts = hosts | {"localhost", own, f"{own}.local"}
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        refusal = self._foreign(headers)
+        if refusal is not None:
+            await _refuse(scope, receive, send, 403, refusal)
+            return
+        if self._token is None or scope["path"] in WITHOUT_TOKEN or self._known(headers):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] == "/login" and scope["method"] == "POST":
+            await self._login(scope, receive, send)
+        else:
+            if "authorization" in headers:
+                await asyncio.sleep(WRONG_TOKEN_S)
+            page = scope["type"] == "http" and "text/html" in headers.get("accept", "")
+            words = LOGIN if page else "a token is needed: send it as Authorization: Bearer …, or open / in a browser\n"
+            await _refuse(scope, receive, send, 401, words, html=page)
+
+    def _foreign(self, headers: dict[str, str]) -> str | None:
+        """Why a request does not come from this server's own page, or None."""
+        host = headers.get("host", "")
+        if not self._own(host):
+            return "the Host header names another server; use this machine's address or name\n"
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            return "the Origin header names another site\n"
+        return None
+
+    def _own(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        try:
+            ipaddress.ip_address(name)
+            return True  # no name, so nobody else can have given it
+        except ValueError:
+            return name.rstrip(".") in self._hosts
+
+    def _known(self, headers: dict[str, str]) -> bool:
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and self._right(given.strip()):
+            return True
+        try:
+            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        except CookieError:
+            return False
+        return cookie is not None and secrets.compare_digest(cookie.value.encode(), self._session.encode())
+
+    def _right(self, given: str) -> bool:
+        return self._token is not None and secrets.compare_digest(given.encode("utf-8", "surrogateescape"), self._token)
+
+    async def _login(self, scope: Message, receive: Receive, send: Send) -> None:
+        body = await read_body(receive, 4096)
+        fields = parse_qs(body.decode("utf-8", "replace")) if body is not None else {}
+        if not self._right(fields.get("token", [""])[0]):
+            await asyncio.sleep(WRONG_TOKEN_S)
+            await _refuse(scope, receive, send, 401, LOGIN, html=True)
+            return
+        cookie = f"{COOKIE}={self._session}; HttpOnly; SameSite=Strict; Path=/"
+        headers = [(b"location", b"/"), (b"set-cookie", cookie.encode())]
+        await send({"type": "http.response.start", "status": 303, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def read_body(receive: Receive, most: int) -> bytes | None:
+    """A request's body; None where it is longer than ``most`` bytes or breaks off."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        if len(body) > most:
+            return None
+        if not message.get("more_body"):
+            return bytes(body)
+
+
+async def _refuse(scope: Message, receive: Receive, send: Send, status: int, words: str, *, html: bool = False) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    kind = b"text/html; charset=utf-8" if html else b"text/plain; charset=utf-8"
+    headers = [(b"content-type", kind), (b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": words.encode()})

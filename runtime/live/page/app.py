@@ -1,0 +1,318 @@
+"""The page's addresses.
+
+GET  /                 the page                          GET  /healthz     200 while frames come and are explained
+GET  /live             WebSocket: pictures               GET  /metrics     for Prometheus
+GET  /stream.mjpg      the same as MJPEG                 GET  /state       cameras, settings, choices
+GET  /snapshot.png     the newest picture, whole         POST /control     change settings
+POST /explain          a picture → JSON or overlay       POST /dump        write the flight recorder's memory
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from dkcam.errors import DkcamError, InputError
+from dkcam.runtime.controls import Controls
+from dkcam.runtime.explainer import Explains, class_number
+from dkcam.runtime.live.page.access import Message, Receive, Send, read_body
+from dkcam.runtime.live.page.hub import Hub, encode
+from dkcam.runtime.live.page.metrics import Metrics
+from dkcam.runtime.overlay import COLORMAPS, LAYOUTS
+from dkcam.runtime.result import scores_json
+
+HERE = Path(__file__).parent
+MOST_BODY = 20 << 20  # bytes of a picture to explain
+MOST_PIXELS = 50_000_000  # and what it may unfold to
+MOST_VIEWERS = 8
+MOST_WAITING = 4  # pictures to explain
+MOST_CLASSES = 8
+SEND_S = 10.0  # a client that takes nothing for so long is let go
+UNSEEN = 2  # pictures on their way to a client
+POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; form-action 'self'"
+POLICY += "; base-uri 'none'; frame-ancestors 'none'"
+
+
+@dataclass
+class Context:
+    """What the page shows and changes. cameras: state of each, as JSON. explainer: the one that runs now.
+
+    healthy: whether every camera sends frames. dump: writes the flight recorder's memory and names the file, or None.
+    """
+
+    model: str
+    controls: Controls
+    explainer: Callable[[], Explains]
+    metrics: Metrics
+    cameras: Callable[[], list[dict[str, Any]]]
+    dump: Callable[[str], Path | None] | None = None
+    hub: Hub = field(default_factory=Hub)
+
+    def state(self) -> dict[str, Any]:
+        explainer, settings = self.explainer(), self.controls.settings
+        return {
+            "model": self.model,
+            "device": explainer.device,
+            "labels": list(explainer.spec.labels),
+            "colormaps": list(COLORMAPS),
+            "layouts": list(LAYOUTS),
+            "cameras": self.cameras(),
+            "can": {"masks": bool(explainer.spec.samples), "dump": self.dump is not None},
+            "classes": None if settings.classes is None else list(settings.classes),
+            "count": explainer.spec.explain,
+            "alpha": settings.style.alpha,
+            "colormap": settings.style.colormap,
+            "layout": settings.style.layout,
+            "masks": settings.masks,
+            "paused": settings.paused,
+        }
+
+
+class Page:
+    """The Starlette application over a context."""
+
+    def __init__(self, context: Context) -> None:
+        self._context, self._hub = context, context.hub
+        self._waiting = 0
+        self._turn = asyncio.Lock()
+        self.app = Starlette(
+            routes=[
+                Route("/", self._file("page.html")),
+                Route("/page.js", self._file("page.js")),
+                Route("/page.css", self._file("page.css")),
+                Route("/state", self._state),
+                Route("/control", self._control, methods=["POST"]),
+                Route("/snapshot.png", self._snapshot),
+                Route("/stream.mjpg", self._stream),
+                Route("/explain", self._explain, methods=["POST"]),
+                Route("/dump", self._dump, methods=["POST"]),
+                Route("/healthz", self._health),
+                Route("/metrics", self._metrics),
+                WebSocketRoute("/live", self._live),
+            ],
+            exception_handlers={DkcamError: _said},
+        )
+
+    def _file(self, name: str) -> Callable[[Request], Response]:
+        headers = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "cache-control": "no-cache"}
+        return lambda request: FileResponse(HERE / name, headers=headers)
+
+    async def _state(self, request: Request) -> Response:
+        return JSONResponse(self._context.state(), headers={"cache-control": "no-store"})
+
+    async def _control(self, request: Request) -> Response:
+        body = await read_body(request.receive, 1 << 14)
+        if body is None:
+            return _refused(413, "the settings are too long")
+        try:
+            wanted = json.loads(body)
+        except (ValueError, RecursionError):
+            return _refused(400, 'expected JSON, such as {"alpha": 0.5}')
+        self._context.controls.change(**changes(wanted, self._context.explainer()))
+        return JSONResponse(self._context.state())
+
+    async def _snapshot(self, request: Request) -> Response:
+        camera = self._camera(request.query_params.get("camera", "0"))
+        if camera is None:
+            return _refused(404, "no such camera")
+        with self._hub.watching():
+            try:
+                picture = await asyncio.wait_for(self._hub.picture(camera), SEND_S)
+            except asyncio.TimeoutError:
+                return _refused(503, "the camera has sent no picture yet")
+        data = await asyncio.to_thread(encode, picture, ".png")
+        return Response(data, media_type="image/png", headers={"content-disposition": f'attachment; filename="dkcam-{camera}.png"'})
+
+    def _camera(self, text: str) -> int | None:
+        return int(text) if text.isascii() and text.isdigit() and int(text) < len(self._context.cameras()) else None
+
+    async def _stream(self, request: Request) -> Response:
+        camera = self._camera(request.query_params.get("camera", "0"))
+        if camera is None:
+            return _refused(404, "no such camera")
+        if self._hub.viewers >= MOST_VIEWERS:
+            return _refused(503, f"{MOST_VIEWERS} viewers are here already")
+        return _Mjpeg(self._hub, camera)
+
+    async def _live(self, socket: WebSocket) -> None:
+        wanted = socket.query_params.get("camera", "all")
+        camera = None if wanted == "all" else self._camera(wanted)
+        if (camera is None and wanted != "all") or self._hub.viewers >= MOST_VIEWERS:
+            await socket.close(1013 if wanted == "all" else 1008)
+            return
+        await socket.accept()
+        room = asyncio.BoundedSemaphore(UNSEEN)
+        with self._hub.watching():
+            sending = asyncio.create_task(self._send(socket, camera, room))
+            seeing = asyncio.create_task(_acknowledged(socket, room))
+            done, pending = await asyncio.wait({sending, seeing}, return_when=asyncio.FIRST_COMPLETED)
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*done, *pending, return_exceptions=True)
+
+    async def _send(self, socket: WebSocket, camera: int | None, room: asyncio.BoundedSemaphore) -> None:
+        """A picture at a time; the client says when it has seen one, so that none grows old in a buffer on the way."""
+        seen: dict[int, int] = {}
+        while True:
+            for packet in await self._hub.after(seen, camera):
+                await asyncio.wait_for(room.acquire(), 3 * SEND_S)
+                seen[packet.camera] = packet.version
+                data = len(packet.header).to_bytes(4, "big") + packet.header + packet.jpeg
+                await asyncio.wait_for(socket.send_bytes(data), SEND_S)
+
+    async def _explain(self, request: Request) -> Response:
+        if self._waiting >= MOST_WAITING:
+            return _refused(503, "busy with other pictures; try again")
+        length = request.headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > MOST_BODY:
+            return _refused(413, f"the picture is over {MOST_BODY >> 20} MiB")
+        self._waiting += 1
+        try:
+            body = await asyncio.wait_for(read_body(request.receive, MOST_BODY), SEND_S)
+            if body is None:
+                return _refused(413, f"the picture is over {MOST_BODY >> 20} MiB, or broke off")
+            explainer = self._context.explainer()
+            classes = chosen(request.query_params.get("classes", "").split(","), explainer)
+            async with self._turn:
+                return await asyncio.to_thread(self._explained, body, explainer, classes, "overlay" in request.query_params)
+        except asyncio.TimeoutError:
+            return _refused(408, "the picture took too long to arrive")
+        finally:
+            self._waiting -= 1
+
+    def _explained(self, body: bytes, explainer: Explains, classes: tuple[int, ...] | None, overlay: bool) -> Response:
+        image = picture_of(body)
+        said = explainer.infer(explainer.prepare(image), classes)
+        if overlay:
+            style = self._context.controls.settings.style
+            shown = said.overlay(image, alpha=style.alpha, colormap=style.colormap, layout=style.layout)
+            return Response(encode(shown, ".jpg"), media_type="image/jpeg")
+        return JSONResponse(scores_json(said) | {"heatmap": np.round(said.heatmap.astype(float), 6).tolist(), "device": said.device})
+
+    async def _dump(self, request: Request) -> Response:
+        if self._context.dump is None:
+            return _refused(404, "there is no flight recorder; start dk-run with --flight-recorder DIR")
+        path = await asyncio.to_thread(self._context.dump, "page")
+        return JSONResponse({"file": path.name if path else None})
+
+    async def _health(self, request: Request) -> Response:
+        lost = [camera["camera"] for camera in self._context.cameras() if not camera["live"]]
+        return JSONResponse({"status": "degraded" if lost else "ok", "lost": lost}, 503 if lost else 200)
+
+    async def _metrics(self, request: Request) -> Response:
+        return PlainTextResponse(self._context.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def changes(wanted: Any, explainer: Explains) -> dict[str, Any]:
+    """What a client asks for, as arguments of ``Controls.change``. Errors: InputError for anything else."""
+    if not isinstance(wanted, dict) or not wanted:
+        raise InputError("expected an object with one of alpha, colormap, layout, classes, masks, paused")
+    style: dict[str, Any] = {}
+    values: dict[str, Any] = {}
+    for name, value in wanted.items():
+        if name == "alpha" and isinstance(value, (int, float)) and not isinstance(value, bool):
+            style[name] = float(value)
+        elif name in ("colormap", "layout") and isinstance(value, str):
+            style[name] = value
+        elif name in ("masks", "paused") and isinstance(value, bool):
+            values[name] = value
+        elif name == "classes" and isinstance(value, list):
+            values[name] = chosen([str(one) for one in value], explainer)
+        else:
+            raise InputError(f"{name}: {str(value)[:60]} is no setting; expected alpha, colormap, layout, classes, masks or paused")
+    return {"style": style, **values}
+
+
+def chosen(names: Sequence[str], explainer: Explains) -> tuple[int, ...] | None:
+    """Class names or numbers; None for none of them. Errors: InputError."""
+    classes = tuple(class_number(explainer.spec, name.strip()) for name in names if name.strip())
+    if len(classes) > MOST_CLASSES:
+        raise InputError(f"{len(classes)} classes at once, expected {MOST_CLASSES} at most")
+    if classes and explainer.spec.explain not in (None, len(classes)):
+        raise InputError(f"this model explains exactly {explainer.spec.explain} classes, {len(classes)} were asked for")
+    return classes or None
+
+
+def picture_of(data: bytes) -> NDArray[np.uint8]:
+    """A picture as uint8 [H, W, 3] BGR. Its size is read before it is unfolded. Errors: InputError."""
+    import cv2
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(BytesIO(data), formats=("JPEG", "PNG", "WEBP", "BMP", "TIFF")) as header:
+            width, height = header.size
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError("the body is no picture; expected JPEG, PNG, WebP, BMP or TIFF") from error
+    if width * height > MOST_PIXELS:
+        raise InputError(f"the picture is {width}x{height} pixels, expected {MOST_PIXELS:,} at most")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        image = None
+    if image is None or image.shape[0] * image.shape[1] > MOST_PIXELS:
+        raise InputError("the picture is damaged")
+    return np.asarray(image, np.uint8)
+
+
+class _Mjpeg(Response):
+    """Pictures as parts of one answer; a client that is slow gets fewer."""
+
+    def __init__(self, hub: Hub, camera: int) -> None:
+        super().__init__(headers={"content-type": "multipart/x-mixed-replace; boundary=frame", "cache-control": "no-store"})
+        self._hub, self._camera = hub, camera
+        self.raw_headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        sending, leaving = asyncio.create_task(self._send(send)), asyncio.create_task(_gone(receive))
+        with self._hub.watching():
+            done, pending = await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*done, *pending, return_exceptions=True)
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        seen: dict[int, int] = {}
+        while True:
+            for packet in await self._hub.after(seen, self._camera):
+                seen[packet.camera] = packet.version
+                part = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(packet.jpeg) + packet.jpeg + b"\r\n"
+                await asyncio.wait_for(send({"type": "http.response.body", "body": part, "more_body": True}), SEND_S)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _acknowledged(socket: WebSocket, room: asyncio.BoundedSemaphore) -> None:
+    """A message from the client for every picture that it has shown."""
+    try:
+        while True:
+            await socket.receive_text()
+            with suppress(ValueError):  # more of them than pictures were sent
+                room.release()
+    except (WebSocketDisconnect, RuntimeError, KeyError):
+        return
+
+
+def _refused(status: int, words: str) -> Response:
+    return JSONResponse({"error": words}, status)
+
+
+def _said(request: Request, error: Exception) -> Response:
+    return _refused(400, " ".join(str(error).split()))

@@ -1,0 +1,118 @@
+"""The newest picture of every camera, for any number of clients: encoded once, by whoever needs it first."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dkcam.runtime.controls import Style
+from dkcam.runtime.delivery import Speed, drawn
+from dkcam.runtime.result import Result
+
+QUALITY = 80
+
+
+@dataclass(frozen=True)
+class Packet:
+    """One camera's newest. version: grows with every picture. header: the JSON line. jpeg: the overlay."""
+
+    camera: int
+    version: int
+    header: bytes
+    jpeg: bytes
+
+
+class Hub:
+    """publish: from the pipeline's thread, never waits. The coroutines belong to the server's event loop."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._newest: dict[int, tuple[int, Result, Style, float | None]] = {}
+        self._speeds: dict[int, Speed] = {}
+        self._version = 0
+        self._packets: dict[int, asyncio.Future[Packet]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._news: asyncio.Event | None = None
+        self.viewers = 0
+
+    def attach(self) -> None:
+        """Called once, in the server's loop."""
+        self._loop, self._news = asyncio.get_running_loop(), asyncio.Event()
+
+    def publish(self, result: Result, style: Style) -> None:
+        speed = self._speeds.setdefault(result.frame.camera, Speed())
+        fps = speed.fps if result.repeated else speed.tick()
+        with self._lock:
+            self._version += 1
+            self._newest[result.frame.camera] = self._version, result, style, fps
+        if self.viewers and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        if self._news is not None:
+            self._news.set()
+            self._news = asyncio.Event()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """While it lasts, pictures are drawn."""
+        self.viewers += 1
+        try:
+            yield
+        finally:
+            self.viewers -= 1
+
+    async def after(self, seen: dict[int, int], camera: int | None) -> list[Packet]:
+        """Packets newer than ``seen`` (camera → version), of one camera or of all; waits until there is one."""
+        while True:
+            news = self._news
+            assert news is not None
+            with self._lock:
+                # a camera's picture that is drawn only now might be an old one: the pipeline draws those itself, with their age
+                fit = {c: newest[0] for c, newest in self._newest.items() if newest[1].picture is not None or newest[1].live is None}
+            due = [c for c, version in fit.items() if version > seen.get(c, 0) and camera in (None, c)]
+            if due:
+                return [await self._packet(c) for c in sorted(due)]
+            await news.wait()
+
+    async def picture(self, camera: int) -> NDArray[np.uint8]:
+        """A camera's newest overlay, as soon as there is one."""
+        while True:
+            news = self._news
+            assert news is not None
+            with self._lock:
+                found = self._newest.get(camera)
+            if found is not None and (found[1].picture is not None or found[1].live is None):
+                return await asyncio.to_thread(drawn, found[1], found[2])
+            await news.wait()
+
+    async def _packet(self, camera: int) -> Packet:
+        with self._lock:
+            version, result, style, fps = self._newest[camera]
+        kept = self._packets.get(camera)
+        if kept is not None and (not kept.done() or (kept.exception() is None and kept.result().version >= version)):
+            return await asyncio.shield(kept)
+        task = asyncio.ensure_future(asyncio.to_thread(_encoded, version, result, style, fps))
+        self._packets[camera] = task
+        return await asyncio.shield(task)
+
+
+def _encoded(version: int, result: Result, style: Style, fps: float | None) -> Packet:
+    line = json.loads(result.to_json())
+    line |= {"camera": result.frame.camera, "fps": fps, "repeated": result.repeated}
+    return Packet(result.frame.camera, version, json.dumps(line, ensure_ascii=False).encode(), encode(drawn(result, style), ".jpg"))
+
+
+def encode(picture: NDArray[np.uint8], kind: str) -> bytes:
+    """As .jpg or .png."""
+    done, data = cv2.imencode(kind, picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY] if kind == ".jpg" else [])
+    assert done, f"a picture of {picture.shape} could not be encoded"
+    return data.tobytes()

@@ -1,0 +1,209 @@
+"use strict";
+
+const $ = (id) => document.getElementById(id);
+const KEPT = 150; // points of a plot
+const SILENT_MS = 1500; // a picture that is not followed by another in this time is no longer the present
+const views = new Map(); // camera → {figure, canvas, caption, why, header, at}
+const plots = { age: [], infer: [], fps: [] };
+let state = null, socket = null, wait = 500, shown = "all", received = 0;
+
+// ---- pictures ----------------------------------------------------------------------------------------------------
+
+function view(camera) {
+  if (!views.has(camera)) {
+    const figure = document.createElement("figure"), canvas = document.createElement("canvas");
+    const caption = document.createElement("figcaption"), why = document.createElement("div");
+    why.className = "why"; why.hidden = true;
+    figure.append(canvas, caption, why);
+    figure.dataset.camera = camera;
+    const later = [...$("pictures").children].find((other) => Number(other.dataset.camera) > camera);
+    $("pictures").insertBefore(figure, later || null);
+    views.set(camera, { figure, canvas, caption, why, header: null, at: 0 });
+  }
+  return views.get(camera);
+}
+
+function connect() {
+  const ws = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live?camera=${shown}`);
+  socket = ws;
+  ws.binaryType = "arraybuffer";
+  ws.onopen = () => { wait = 500; link(""); refresh(); };
+  ws.onmessage = async (event) => {
+    const bytes = new DataView(event.data), length = bytes.getUint32(0);
+    const header = JSON.parse(new TextDecoder().decode(new Uint8Array(event.data, 4, length)));
+    const bitmap = await createImageBitmap(new Blob([new Uint8Array(event.data, 4 + length)], { type: "image/jpeg" }));
+    if (ws === socket) draw(header, bitmap);
+    bitmap.close();
+    if (ws.readyState === WebSocket.OPEN) ws.send("seen");
+  };
+  ws.onclose = () => {
+    if (ws !== socket) return;
+    link("no connection to dk-run; trying again");
+    setTimeout(connect, wait);
+    wait = Math.min(2 * wait, 5000);
+  };
+}
+
+function draw(header, bitmap) {
+  const its = view(header.camera);
+  if (its.canvas.width !== bitmap.width || its.canvas.height !== bitmap.height) {
+    its.canvas.width = bitmap.width; its.canvas.height = bitmap.height;
+  }
+  its.canvas.getContext("2d").drawImage(bitmap, 0, 0);
+  its.header = header; its.at = performance.now();
+  received += 1;
+  if (!header.repeated) {
+    push("age", header.age_ms); push("infer", header.latency_ms.infer);
+    if (header.fps) push("fps", header.fps);
+    classes(header.top);
+  }
+  age(its);
+}
+
+function age(its) {
+  if (!its.header) return;
+  const since = performance.now() - its.at, total = its.header.age_ms + since;
+  const old = its.header.stale || since > SILENT_MS;
+  its.figure.classList.toggle("stale", old);
+  its.canvas.classList.toggle("grey", old && !its.header.stale); // dk-run has greyed its own
+  its.caption.textContent = old ? `STALE ${(total / 1000).toFixed(1)} s` : `${total.toFixed(0)} ms old`;
+}
+
+setInterval(() => { for (const its of views.values()) age(its); plot(); }, 250);
+
+function link(words) {
+  $("link").textContent = words || "live";
+  $("link").className = words ? "bad" : "";
+}
+
+// ---- numbers -----------------------------------------------------------------------------------------------------
+
+function classes(top) {
+  const rows = top.map((score) => {
+    const row = document.createElement("li"), name = document.createElement("span"), share = document.createElement("span");
+    const bar = document.createElement("meter");
+    name.textContent = score.label;
+    share.textContent = `${(100 * score.probability).toFixed(1)} %`;
+    bar.value = score.probability;
+    row.append(name, share, bar);
+    return row;
+  });
+  $("top").replaceChildren(...rows);
+}
+
+function push(name, value) {
+  plots[name].push(value);
+  if (plots[name].length > KEPT) plots[name].shift();
+}
+
+function plot() {
+  lines("latency", [[plots.age, "#ffb454"], [plots.infer, "#6cb6ff"]], "ms");
+  lines("fps", [[plots.fps, "#7bd88f"]], "");
+  const last = (name) => plots[name].length ? plots[name][plots[name].length - 1] : 0;
+  $("latency-now").textContent = `age ${last("age").toFixed(0)} ms · inference ${last("infer").toFixed(0)} ms`;
+  $("fps-now").textContent = last("fps").toFixed(1);
+}
+
+function lines(id, series, unit) {
+  const canvas = $(id), scale = window.devicePixelRatio || 1, width = canvas.clientWidth, height = Number(canvas.getAttribute("height"));
+  if (!width) return;
+  if (canvas.width !== Math.round(width * scale)) { canvas.width = Math.round(width * scale); canvas.style.height = `${height}px`; }
+  const c = canvas.getContext("2d");
+  c.setTransform(canvas.width / width, 0, 0, canvas.height / height, 0, 0);
+  c.clearRect(0, 0, width, height);
+  const top = 1.1 * Math.max(1, ...series.flatMap(([values]) => values));
+  c.fillStyle = "#9aa4ad"; c.font = "11px system-ui";
+  c.fillText(`${top.toFixed(0)} ${unit}`, 2, 11); c.fillText("0", 2, height - 2);
+  for (const [values, colour] of series) {
+    c.strokeStyle = colour; c.lineWidth = 1.5; c.beginPath();
+    values.forEach((value, i) => {
+      const x = (i / (KEPT - 1)) * width, y = height - 2 - (value / top) * (height - 6);
+      i ? c.lineTo(x, y) : c.moveTo(x, y);
+    });
+    c.stroke();
+  }
+}
+
+// ---- controls ----------------------------------------------------------------------------------------------------
+
+function options(select, pairs, value) {
+  const key = JSON.stringify(pairs);
+  if (select.dataset.key !== key) {
+    select.dataset.key = key;
+    select.replaceChildren(...pairs.map(([id, text]) => new Option(text, id)));
+  }
+  if (document.activeElement !== select) select.value = value;
+}
+
+function apply(found) {
+  state = found;
+  $("model").textContent = `${found.model} on ${found.device}`;
+  const cameras = found.cameras.map((camera) => [String(camera.camera), `${camera.camera}: ${camera.name}`]);
+  options($("camera"), cameras.length > 1 ? [["all", "all"], ...cameras] : cameras, cameras.length > 1 ? shown : "0");
+  const labels = found.labels.map((label, i) => [String(i), label]);
+  const chosen = found.classes ? found.classes.map(String).join(",") : "";
+  const extra = chosen.includes(",") ? [[chosen, "several"]] : [];
+  options($("classes"), [["", "as started"], ["-1", "top class"], ["-2", "runner-up"], ...labels, ...extra], chosen);
+  options($("colormap"), found.colormaps.map((name) => [name, name]), found.colormap);
+  if (document.activeElement !== $("alpha")) $("alpha").value = found.alpha;
+  $("alpha-said").textContent = `${Math.round(100 * found.alpha)} %`;
+  $("masks-row").hidden = !found.can.masks;
+  $("masks").checked = found.masks;
+  $("dump").hidden = !found.can.dump;
+  $("paused").setAttribute("aria-pressed", found.paused);
+  $("paused").textContent = found.paused ? "Go on" : "Pause";
+  $("snapshot").href = `/snapshot.png?camera=${shown === "all" ? 0 : shown}`;
+  const rows = found.cameras.map((camera) => {
+    const row = document.createElement("li"), told = document.createElement("small");
+    row.textContent = `${camera.camera}: ${camera.name}`;
+    row.className = camera.live ? "live" : "";
+    told.textContent = camera.live ? `${camera.dropped} of ${camera.shots} frames dropped, lost and back ${camera.reopened} times` : camera.reason;
+    row.append(told);
+    const its = (shown === "all" || shown === String(camera.camera)) ? view(camera.camera) : null;
+    if (its) { its.why.textContent = camera.reason; its.why.hidden = camera.live; }
+    return row;
+  });
+  $("health").replaceChildren(...rows);
+}
+
+async function refresh() {
+  try {
+    const answer = await fetch("/state");
+    if (answer.status === 401) location.reload();
+    if (answer.ok) apply(await answer.json());
+  } catch { /* the socket says so */ }
+}
+
+async function change(wanted) {
+  try {
+    const answer = await fetch("/control", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(wanted) });
+    const found = await answer.json();
+    $("said").textContent = answer.ok ? "" : found.error;
+    if (answer.ok) apply(found); else refresh();
+  } catch { $("said").textContent = "no connection to dk-run"; }
+}
+
+$("controls").onsubmit = (event) => event.preventDefault();
+$("classes").onchange = (event) => change({ classes: event.target.value ? event.target.value.split(",") : [] });
+$("alpha").oninput = (event) => change({ alpha: Number(event.target.value) });
+$("colormap").onchange = (event) => change({ colormap: event.target.value });
+$("masks").onchange = (event) => change({ masks: event.target.checked });
+$("paused").onclick = () => change({ paused: !state.paused });
+$("dump").onclick = async () => {
+  const answer = await fetch("/dump", { method: "POST" });
+  const found = await answer.json();
+  $("said").textContent = found.file ? `kept in ${found.file}` : found.error || "nothing to keep yet";
+};
+$("camera").onchange = (event) => {
+  shown = event.target.value;
+  views.clear();
+  $("pictures").replaceChildren();
+  const old = socket;
+  connect();
+  old.close();
+  refresh();
+};
+
+refresh();
+setInterval(refresh, 2000);
+connect();

@@ -1,0 +1,140 @@
+"""uvicorn in a thread of its own, and the sink that feeds the page."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from dkcam.errors import SinkError
+from dkcam.runtime.result import Result
+
+if TYPE_CHECKING:
+    from dkcam.runtime.live.page.app import Context
+
+log = logging.getLogger("dkcam")
+
+SEND_BUFFER = 256 << 10  # bytes the system may hold for a client: more would only be older pictures
+MOST_CONNECTIONS = 64
+
+
+def address(uri: str) -> tuple[str, int]:
+    """Host and port of http://HOST:PORT. Errors: SinkError for anything else."""
+    try:
+        parts = urlsplit(uri)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if parts.scheme != "http" or host is None or parts.path.strip("/") or parts.query or parts.username is not None:
+        raise SinkError(f"{uri}: expected an address of this machine, such as http://127.0.0.1:8080")
+    return host, 8080 if port is None else port
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class PageSink:
+    """The live page as a sink. Errors: SinkError where the address cannot be had, or the page's libraries are missing."""
+
+    repeats = per_camera = True
+
+    def __init__(self, uri: str, context: Context, *, token: str | None) -> None:
+        try:
+            import prometheus_client  # noqa: F401
+            import uvicorn
+            from PIL import Image  # noqa: F401
+
+            from dkcam.runtime.live.page.access import Access
+            from dkcam.runtime.live.page.app import Page
+        except ImportError as error:
+            raise SinkError(f"{uri}: the live page needs {error.name}; pip install 'dkcam[page]'") from error
+        host, port = address(uri)
+        if token is None and not is_loopback(host):
+            raise SinkError(f"{uri}: an address that others can reach needs --token (or --token-file); http://127.0.0.1:{port} does not")
+        self._context = context
+        self._socket = _bound(uri, host, port)
+        self.port = int(self._socket.getsockname()[1])
+        self.name = f"http://{'[' + host + ']' if ':' in host else host}:{self.port}"
+        access = Access(Page(context).app, token=token, hosts=frozenset({host.lower()}))
+        config = uvicorn.Config(
+            access,
+            log_config=None,
+            access_log=False,  # addresses may hold what nobody should read
+            lifespan="off",
+            ws="websockets-sansio",
+            ws_max_size=1 << 16,
+            ws_per_message_deflate=False,
+            limit_concurrency=MOST_CONNECTIONS,
+            timeout_keep_alive=10,
+            timeout_graceful_shutdown=1,
+            server_header=False,
+            proxy_headers=False,
+        )
+        self._server = _quiet(uvicorn.Server)(config)
+        self._thread = threading.Thread(target=self._serve, name="page", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        import asyncio
+
+        async def serve() -> None:
+            self._context.hub.attach()
+            await self._server.serve(sockets=[self._socket])
+
+        try:
+            asyncio.run(serve())
+        except BaseException:
+            log.exception("the live page ended")
+
+    @property
+    def pictures(self) -> bool:
+        return self._context.hub.viewers > 0
+
+    def write(self, result: Result) -> bool:
+        self._context.metrics.count(result)
+        self._context.hub.publish(result, self._context.controls.settings.style)
+        return True
+
+    def close(self, complete: bool = True) -> None:
+        self._server.should_exit = True
+        self._thread.join(1.5)
+        self._socket.close()
+
+
+def _quiet(server: type) -> type:
+    """Signals belong to the run."""
+
+    class Server(server):  # type: ignore[misc]
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    return Server
+
+
+def _bound(uri: str, host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise SinkError(f"{uri}: {host} is no address of this machine ({error.strerror or error})") from error
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # the accepted connections inherit it
+        bound.bind(place)
+        bound.listen(64)
+    except OSError as error:
+        bound.close()
+        raise SinkError(f"{uri} cannot be served: {(error.strerror or str(error)).lower()}; choose another port") from error
+    return bound

@@ -1,0 +1,255 @@
+"""Cameras: the newest frame of each, in one batch through the engine, to the sinks.
+
+    cameras' threads ─► engine thread: newest frames, decode, resize, inference ─► writer: rules, overlay, sinks
+
+A frame is taken only when it can be drawn next: what waits is a newer one. The writer is the thread that calls ``run``.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dkcam.errors import SinkError
+from dkcam.runtime.controls import Controls
+from dkcam.runtime.delivery import Explained, Speed, Watch, drawn, result_of
+from dkcam.runtime.frame import Frame
+from dkcam.runtime.live.camera import Camera, Shot
+from dkcam.runtime.live.mosaic import Mosaic
+from dkcam.runtime.live.recovery import Recovery
+from dkcam.runtime.overlay import stale
+from dkcam.runtime.pipeline import Summary
+from dkcam.runtime.result import Live, Result
+from dkcam.runtime.sinks import Sink
+
+log = logging.getLogger("dkcam")
+
+REPEAT_S = 0.25  # how often a silent camera's last picture is drawn again with its age
+
+
+@dataclass
+class Lane:
+    """What the run knows of one camera."""
+
+    camera: Camera
+    watch: Watch | None
+    speed: Speed
+    taken: int = 0
+    last: Result | None = None  # the newest, and how it looked
+    last_at: float = 0.0  # when its frame arrived
+    repeated_at: float = 0.0
+
+
+class LivePipeline:
+    """Runs cameras through one engine into sinks until ``stop`` is set.
+
+    batch: frames the engine takes at once. watches: rules per camera number. max_age_s: older pictures are marked STALE.
+    max_frames: of each camera. on_result: called for every new result, with its picture where one was drawn.
+    """
+
+    def __init__(
+        self,
+        cameras: Sequence[Camera],
+        news: threading.Condition,
+        recovery: Recovery,
+        sinks: Sequence[Sink],
+        *,
+        batch: int = 1,
+        controls: Controls | None = None,
+        watches: Mapping[int, Watch] | None = None,
+        max_age_s: float = 1.0,
+        max_frames: int | None = None,
+        on_result: Callable[[Result], None] = lambda result: None,
+    ) -> None:
+        self.lanes = [Lane(camera, (watches or {}).get(camera.number), Speed()) for camera in cameras]
+        self.recovery, self.sinks = recovery, list(sinks)
+        self._news, self._batch, self._controls = news, batch, controls or Controls()
+        self._max_age_s, self._max_frames, self._on_result = max_age_s, max_frames, on_result
+        self._mosaic = Mosaic([camera.name for camera in cameras]) if len(cameras) > 1 else None
+        self.stop = threading.Event()
+        self.interrupted = ""
+        self._done: queue.Queue[list[Explained] | None] = queue.Queue()
+        self._room = threading.Semaphore(1)  # one batch may wait for the writer
+        self._next = 0  # the camera that is asked first
+        self._failure: BaseException | None = None
+        self._began = min((camera.began for camera in cameras), default=0.0)
+        self._first = self._last = 0.0
+        self._written = 0
+
+    def run(self) -> Summary:
+        """Errors: EngineError when no engine is left that works. A sink that fails is given up; the run goes on."""
+        thread = threading.Thread(target=self._explain, name="engine", daemon=True)
+        thread.start()
+        try:
+            self._write()
+        finally:
+            self.stop.set()
+            with self._news:
+                self._news.notify_all()
+            thread.join(1.0)
+        if self._failure is not None:
+            raise self._failure
+        return Summary(self._written, self._last - self._first, sum(lane.camera.dropped for lane in self.lanes))
+
+    def _explain(self) -> None:
+        try:
+            while not self.stop.is_set() and not self._enough():
+                if self._controls.settings.paused:
+                    self.stop.wait(0.05)
+                elif self._room.acquire(timeout=0.1):
+                    done = self._explained(self._newest())
+                    if done:
+                        self._done.put(done)
+                    else:
+                        self._room.release()
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._done.put(None)
+
+    def _enough(self) -> bool:
+        return self._max_frames is not None and all(lane.taken >= self._max_frames for lane in self.lanes)
+
+    def _newest(self) -> list[Shot]:
+        """New frames of as many cameras as the engine takes at once; who was left out is first next time."""
+        with self._news:
+            if not any(lane.camera.fresh() for lane in self.lanes):
+                self._news.wait(0.1)
+        shots: list[Shot] = []
+        count = len(self.lanes)
+        for step in range(count):
+            number = (self._next + step) % count
+            lane = self.lanes[number]
+            if lane.taken == self._max_frames:
+                continue
+            shot = lane.camera.take()
+            if shot is not None:
+                shots.append(shot)
+                lane.taken += 1
+            if len(shots) == self._batch:
+                self._next = (number + 1) % count
+                break
+        return shots
+
+    def _explained(self, shots: Sequence[Shot]) -> list[Explained]:
+        start = time.perf_counter()
+        frames: list[tuple[Shot, NDArray[np.uint8]]] = []
+        for shot in shots:
+            image = shot.grab()
+            if image is None:
+                self.lanes[shot.camera].camera.damaged += 1
+                self.lanes[shot.camera].taken -= 1
+            else:
+                frames.append((shot, image))
+        if not frames:
+            return []
+        read = time.perf_counter()
+        settings = self._controls.settings
+        said, prepare_ms = self.recovery.explain([image for _, image in frames], settings.classes, settings.masks)
+        infer_ms = (time.perf_counter() - read) * 1e3 - prepare_ms
+        self._first = self._first or frames[0][0].at
+        done = []
+        for (shot, image), explanation in zip(frames, said, strict=True):
+            if explanation is not None:
+                lane = self.lanes[shot.camera]
+                frame = Frame(image, shot.index, lane.camera.name, shot.at - self._began, camera=shot.camera)
+                done.append(Explained(frame, explanation, (read - start) * 1e3, prepare_ms, infer_ms, shot.at))
+        return done
+
+    def _write(self) -> None:
+        while True:
+            for lane in self.lanes:
+                lane.camera.check(time.perf_counter())
+            try:
+                batch = self._done.get(timeout=REPEAT_S / 2)
+            except queue.Empty:
+                batch = []
+            if batch is None:
+                return
+            if batch:
+                self._room.release()
+            results = [self._result(done) for done in batch]
+            now = time.perf_counter()
+            repeats = [self._repeat(lane, now) for lane in self.lanes]
+            self._to_sinks(results, [result for result in repeats if result is not None])
+            for result in results:
+                self._written += 1
+                self._last = time.perf_counter()
+                self._on_result(result)
+            if self.stop.is_set() and not batch:
+                return
+
+    def _result(self, done: Explained) -> Result:
+        lane = self.lanes[done.frame.camera]
+        wanted = any(sink.pictures for sink in self.sinks)
+        style = self._controls.settings.style
+        result = result_of(
+            done,
+            style=style,
+            watch=lane.watch,
+            picture=wanted,
+            fps=lane.speed.tick(),
+            dropped=lane.camera.dropped,
+            show_age=True,
+        )
+        live = Live(lane.camera.number, len(self.lanes), lane.camera.reopened)
+        old = time.perf_counter() - done.arrived > self._max_age_s
+        result = replace(result, live=live, stale=old)
+        lane.last, lane.last_at, lane.repeated_at = result, done.arrived, time.perf_counter() if old else 0.0
+        if old and result.picture is not None:
+            result = replace(result, picture=stale(result.picture, f"{result.age_ms / 1e3:.1f} s old"))
+        return result
+
+    def _repeat(self, lane: Lane, now: float) -> Result | None:
+        """The last picture again, as what it is: old."""
+        last = lane.last
+        if last is None or now - lane.last_at <= self._max_age_s or now - lane.repeated_at < REPEAT_S:
+            return None
+        if not any(sink.pictures and sink.repeats for sink in self.sinks):
+            return None
+        lane.repeated_at = now
+        age = now - lane.last_at
+        words = "paused" if self._controls.settings.paused else "" if lane.camera.live else "camera lost"
+        lane.last = last = replace(last, picture=drawn(last, self._controls.settings.style))
+        assert last.picture is not None
+        picture = stale(last.picture, f"{age:.1f} s old" + (f", {words}" if words else ""))
+        return replace(last, picture=picture, age_ms=age * 1e3, stale=True, repeated=True)
+
+    def _to_sinks(self, results: Sequence[Result], repeats: Sequence[Result]) -> None:
+        shown = [*results, *repeats]
+        if not shown:
+            return
+        mosaic: Result | None = None
+        if self._mosaic is not None:
+            for result in shown:
+                if result.picture is not None:
+                    self._mosaic.put(result.frame.camera, result.picture)
+            if shown[-1].picture is not None:
+                mosaic = replace(shown[-1], picture=self._mosaic.picture(), repeated=not results)
+        for sink in list(self.sinks):
+            if mosaic is not None and sink.pictures and not sink.per_camera:
+                wanted = [mosaic] if results or sink.repeats else []
+            else:
+                wanted = shown if sink.repeats else list(results)
+                wanted = [result for result in wanted if result.picture is not None or not sink.pictures]
+            try:
+                for result in wanted:
+                    if not sink.write(result):
+                        self.stop.set()
+            except SinkError as error:
+                self._give_up(sink, error)
+
+    def _give_up(self, sink: Sink, error: SinkError) -> None:
+        """One warning; the run is worth more than one of its outputs."""
+        log.warning("%s; this output ends here, the run goes on", error)
+        self.sinks.remove(sink)
+        with suppress(SinkError):
+            sink.close(complete=False)

@@ -1,0 +1,45 @@
+"""What a command says while it runs: lines for people, or a JSON object a line for machines. All of it on stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+
+import click
+
+log = logging.getLogger("dkcam")
+_as_json = False
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        trace = logging.Formatter().formatException(record.exc_info) if record.exc_info else None
+        if _as_json:
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+            line = {"time": stamp, "level": record.levelname.lower(), "message": message} | ({"traceback": trace} if trace else {})
+            click.echo(json.dumps(line, ensure_ascii=False), err=True)
+        else:
+            stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
+            click.echo(f"{stamp} {record.levelname.lower()}: {message}" + (f"\n{trace}" if trace else ""), err=True)
+
+
+def configure(kind: str = "text", *, verbose: bool = False) -> None:
+    """kind: text or json. verbose: with what is only of interest when something is looked for."""
+    global _as_json
+    _as_json = kind == "json"
+    for name, level in (("dkcam", logging.INFO if verbose else logging.WARNING), ("uvicorn.error", logging.ERROR)):
+        logger = logging.getLogger(name)
+        logger.handlers = [_Handler()]
+        logger.setLevel(level)
+        logger.propagate = False
+
+
+def say(level: str, message: str) -> None:
+    """A line of a command's own: "model: …", "note: …", "error: …"."""
+    if _as_json:
+        record = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "level": level, "message": message}
+        click.echo(json.dumps(record, ensure_ascii=False), err=True)
+    else:
+        click.echo(message if level == "info" else f"{level}: {message}", err=True)

@@ -1,0 +1,92 @@
+"""dk-run over videos, pictures and the rendered drive: one after the other, every frame."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dkcam.tools.run.shared import (
+    RunOptions,
+    close_all,
+    is_page,
+    live_rules,
+    open_explainer,
+    progress_bar,
+    say_stopped,
+    settle_process,
+    stop_on_interrupt,
+)
+
+if TYPE_CHECKING:
+    from dkcam.runtime.frame import Source
+    from dkcam.runtime.sinks import Sink
+
+MOST_LANES = 8  # each holds its own activations in memory
+
+
+def run_files(options: RunOptions) -> bool:
+    """Whether every rule of severity fail held. Errors: DkcamError."""
+    from dkcam.engines.onnxruntime_engine import cores
+    from dkcam.runtime.sinks import open_sink
+    from dkcam.runtime.sources import open_source
+
+    opened: list[Source] = []
+    outputs: list[Sink] = []
+    finished = False
+    try:
+        for uri in options.sources:
+            opened.append(open_source(uri))
+        # several frames at once, each on few threads, give more frames a second than one frame on all of them
+        explainer = open_explainer(options, lanes=min(options.threads or cores(), MOST_LANES))
+        controls = options.controls()
+        rate = next((source.fps for source in opened if source.fps), None)
+        for uri in options.sinks:
+            outputs.append(_page(uri, options, controls, explainer) if is_page(uri) else open_sink(uri, rate))
+        watch = live_rules(options.rules, explainer) if options.rules else None
+        _run_all(opened, explainer, outputs, controls, watch, options.max_frames)
+        finished = True
+    finally:
+        for source in opened:
+            source.close()
+        close_all(outputs, finished)
+    if watch is not None:
+        for line in watch.lines():
+            click.echo(line)
+    return watch is None or not watch.failed
+
+
+def _page(uri: str, options: RunOptions, controls: Any, explainer: Any) -> Sink:
+    from dkcam.runtime.live.page import PageSink
+    from dkcam.tools.run.live import page_context
+
+    files = [{"camera": 0, "name": ", ".join(options.sources), "live": True, "reason": "", "shots": 0, "dropped": 0, "reopened": 0}]
+    context = page_context(options, controls, lambda: explainer, lambda: files)
+    page = PageSink(uri, context, token=options.token)
+    click.echo(f"live page: {page.name}")
+    return page
+
+
+def _run_all(sources: list[Source], explainer: Any, sinks: list[Sink], controls: Any, watch: Any, max_frames: int | None) -> None:
+    from dkcam.runtime.pipeline import Pipeline
+    from dkcam.tools.summary import RunSummary
+
+    settle_process()
+    explainer.warm_up()
+    for source in sources:
+        summary = RunSummary()
+        total = min(source.count or max_frames or 0, max_frames or source.count or 0) or None
+        with progress_bar(source.name, total) as advance:
+
+            def on_result(result: Any, summary: RunSummary = summary, advance: Any = advance) -> None:
+                summary.add(result)
+                advance()
+
+            pipeline = Pipeline(source, explainer, sinks, controls=controls, watch=watch, max_frames=max_frames, on_result=on_result)
+            with stop_on_interrupt(pipeline):
+                done = pipeline.run()
+        if done.frames:
+            click.echo(f"{source.name.rstrip(':')}: " + "\n  ".join(summary.lines(done.frames, done.fps, done.dropped)))
+        say_stopped(pipeline)
+        if pipeline.interrupted:
+            break

@@ -1,0 +1,227 @@
+"""dk-run over cameras: all of them at once, until it is stopped."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dkcam.tools.run.shared import (
+    RunOptions,
+    close_all,
+    is_page,
+    live_rules,
+    open_explainer,
+    say_stopped,
+    settle_process,
+    stop_on_interrupt,
+)
+
+if TYPE_CHECKING:
+    from dkcam.runtime.controls import Controls
+    from dkcam.runtime.explainer import Explains
+    from dkcam.runtime.live.camera import Camera
+    from dkcam.runtime.live.flight import FlightRecorder
+    from dkcam.runtime.live.page.app import Context
+    from dkcam.runtime.live.recovery import Recovery
+    from dkcam.runtime.sinks import Sink
+
+
+def run_live(options: RunOptions) -> bool:
+    """Whether every rule of severity fail held. Errors: DkcamError."""
+    from dkcam.runtime.live.camera import Camera
+    from dkcam.runtime.live.pipeline import LivePipeline
+    from dkcam.runtime.live.stream import open_stream
+    from dkcam.tools.summary import RunSummary
+
+    settle_process()
+    news = threading.Condition()
+    openers = [partial(open_stream, uri, options.frame_timeout) for uri in options.sources]
+    cameras = [Camera(number, uri, openers[number], news, timeout_s=options.frame_timeout) for number, uri in enumerate(options.sources)]
+    outputs: list[Sink] = []
+    finished = False
+    try:
+        _start(cameras, openers, options.wait)
+        recovery = _recovery(options)
+        controls = options.controls()
+        watches = {c.number: live_rules(options.rules, recovery.explainer, quiet=c.number > 0) for c in cameras} if options.rules else {}
+        flight = _flight(options, recovery, controls)
+        _open_outputs(options, outputs, cameras, recovery, controls, flight)
+        recovery.explainer.warm_up()
+        summaries = {camera.number: RunSummary() for camera in cameras}
+
+        def on_result(result: Any) -> None:
+            summaries[result.frame.camera].add(result)
+            if flight is not None:
+                flight.add(result)
+
+        pipeline = LivePipeline(
+            cameras,
+            news,
+            recovery,
+            outputs,
+            batch=_batch(recovery.explainer, options),
+            controls=controls,
+            watches=watches,
+            max_age_s=options.max_age,
+            max_frames=options.max_frames,
+            on_result=on_result,
+        )
+        pause = _pause(controls)
+        _listen(outputs, {"d": partial(flight.dump_soon, "key d")} if flight else {}, pause)
+        with stop_on_interrupt(pipeline, partial(flight.dump_soon, "SIGUSR1") if flight else None):
+            done = pipeline.run()
+            outputs[:] = pipeline.sinks  # without those that failed on the way
+            if flight is not None:
+                flight.finish()
+        finished = True
+    finally:
+        for camera in cameras:
+            camera.stop()
+        close_all(outputs, finished)
+    for camera in cameras:
+        summary = summaries[camera.number]
+        frames = summary.labels.total()
+        if frames:
+            fps = frames / done.seconds if done.seconds else 0.0
+            back = f", lost and back {camera.reopened} times" if camera.reopened else ""
+            click.echo(f"{camera.name}: " + "\n  ".join(summary.lines(frames, fps, camera.dropped)) + back)
+    say_stopped(pipeline)
+    for number, watch in watches.items():
+        for line in watch.lines():
+            click.echo(f"{line} (camera {number})" if len(cameras) > 1 else line)
+    return not any(watch.failed for watch in watches.values())
+
+
+def _start(cameras: list[Camera], openers: list[Any], wait: bool) -> None:
+    """Connect to all at once. Errors: SourceError where one is not there, unless the run is to wait for it."""
+    if wait:
+        for camera in cameras:
+            camera.start()
+        return
+    with ThreadPoolExecutor(len(openers)) as pool:
+        streams = [pool.submit(opener) for opener in openers]
+    try:
+        opened = [stream.result() for stream in streams]
+    except BaseException:
+        for stream in streams:
+            if stream.exception() is None:
+                stream.result().close()
+        raise
+    for camera, stream in zip(cameras, opened, strict=True):
+        camera.start(stream)
+
+
+def _recovery(options: RunOptions) -> Recovery:
+    from dkcam.engines.cache import cache_folder
+    from dkcam.engines.registry import BACKENDS
+    from dkcam.runtime.live.recovery import Recovery
+
+    explainer = open_explainer(options, lanes=1)
+    order = [name for name, backend in BACKENDS.items() if not backend.on_request]
+    kind = explainer.device.split(":")[0]
+    further = order[order.index(kind) + 1 :] if options.device == "auto" and kind in order else []
+    folder = cache_folder()
+    return Recovery(
+        explainer,
+        lambda device: open_explainer(options, lanes=1, device=device),
+        further=further,
+        folder=folder / "failed" if folder else None,
+    )
+
+
+def _batch(explainer: Explains, options: RunOptions) -> int:
+    """Frames at once; a grid's windows fill the batch already."""
+    spec = explainer.spec
+    return spec.batch[1] if "batch" in spec.dynamic and options.grid is None else 1
+
+
+def _flight(options: RunOptions, recovery: Recovery, controls: Controls) -> FlightRecorder | None:
+    from dkcam.runtime.live.flight import FlightRecorder
+
+    if options.flight_folder is None:
+        return None
+    about = {
+        "model": str(options.model.resolve()),
+        "resize": options.resize,
+        "grid": options.grid,
+        "background": options.background,
+        "seed": 0,
+    }
+    return FlightRecorder(options.flight_folder, options.flight_seconds, lambda: recovery.explainer, controls, about)
+
+
+def _open_outputs(
+    options: RunOptions, outputs: list[Sink], cameras: list[Camera], recovery: Recovery, controls: Controls, flight: FlightRecorder | None
+) -> None:
+    from dkcam.runtime.live.page import PageSink
+    from dkcam.runtime.sinks import OfCamera, open_sink
+
+    for uri in options.sinks:
+        if is_page(uri):
+            context = page_context(options, controls, lambda: recovery.explainer, partial(_states, cameras), cameras, recovery)
+            context.dump = flight.dump if flight else None
+            page = PageSink(uri, context, token=options.token)
+            outputs.append(page)
+            click.echo(f"live page: {page.name}")
+        elif "{camera}" in uri:
+            for camera in cameras:
+                sink = open_sink(uri.replace("{camera}", str(camera.number)), live=True, rotation=options.rotation)
+                outputs.append(OfCamera(sink, camera.number))
+        else:
+            outputs.append(open_sink(uri, live=True, rotation=options.rotation))
+
+
+def page_context(
+    options: RunOptions,
+    controls: Controls,
+    explainer: Callable[[], Explains],
+    states: Callable[[], list[dict[str, Any]]],
+    cameras: list[Camera] | None = None,
+    recovery: Recovery | None = None,
+) -> Context:
+    """What the live page shows. Errors: SinkError where its libraries are missing."""
+    try:
+        from dkcam.runtime.live.page.app import Context
+        from dkcam.runtime.live.page.metrics import Metrics
+    except ImportError as error:
+        from dkcam.errors import SinkError
+
+        raise SinkError(f"the live page needs {error.name}; pip install 'dkcam[page]'") from error
+    return Context(options.model.name, controls, explainer, Metrics(cameras or [], recovery, options.model.name), states)
+
+
+def _states(cameras: list[Camera]) -> list[dict[str, Any]]:
+    now = time.perf_counter()
+    return [
+        {
+            "camera": camera.number,
+            "name": camera.name,
+            "live": camera.live,
+            "reason": camera.reason,
+            "age_s": camera.age_s(now),
+            "shots": camera.shots,
+            "dropped": camera.dropped,
+            "damaged": camera.damaged,
+            "reopened": camera.reopened,
+        }
+        for camera in cameras
+    ]
+
+
+def _pause(controls: Controls) -> Callable[[], None]:
+    return lambda: (controls.change(paused=not controls.settings.paused), None)[1]
+
+
+def _listen(outputs: list[Sink], keys: dict[str, Callable[[], None]], pause: Callable[[], None]) -> None:
+    from dkcam.runtime.sinks import Window
+
+    known = keys | {"p": pause, " ": pause}
+    for sink in outputs:
+        if isinstance(sink, Window):
+            sink.on_key = lambda key: known[key]() if key in known else None

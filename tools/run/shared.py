@@ -1,0 +1,182 @@
+"""What all of dk-run's forms share: its options, its model, its rules, its outputs, its end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+
+from dkcam.tools.cli import progress_line
+from dkcam.tools.logs import say
+
+if TYPE_CHECKING:
+    from dkcam.runtime.controls import Controls
+    from dkcam.runtime.explainer import Explains
+    from dkcam.runtime.recording import Rotation
+    from dkcam.runtime.sinks import Sink
+    from dkcam.tools.checks.live import LiveRules
+    from dkcam.tools.checks.rules import Rules
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """dk-run's flags, read. model: where it lies. max_age, frame_timeout, flight_seconds: seconds."""
+
+    model: Path
+    sources: tuple[str, ...]
+    sinks: tuple[str, ...]
+    explain: tuple[str, ...] | None
+    layout: str
+    resize: str | None
+    max_frames: int | None
+    alpha: float
+    colormap: str
+    rules: Rules | None
+    grid: tuple[int, int] | None
+    background: str | None
+    device: str
+    threads: int
+    provider_options: Mapping[str, str]
+    max_age: float
+    frame_timeout: float
+    wait: bool
+    token: str | None
+    rotation: Rotation | None
+    flight_folder: Path | None
+    flight_seconds: float
+
+    def controls(self) -> Controls:
+        from dkcam.runtime.controls import Controls, Style
+
+        return Controls(Style(self.alpha, self.colormap, self.layout))
+
+
+def open_explainer(options: RunOptions, *, lanes: int, device: str | None = None) -> Explains:
+    """The model on a device (default: the one asked for), through a grid where one was asked for. Errors: DkcamError."""
+    from dkcam.engines import EngineOptions, open_engine
+    from dkcam.runtime.explainer import Explainer
+    from dkcam.runtime.grid import grid_explainer
+
+    with progress_line() as report:
+        settings = EngineOptions(options.threads, lanes, provider_options=options.provider_options, report=report)
+        engine = open_engine(options.model, device or options.device, settings)
+        single = Explainer(engine, explain=options.explain or (-1,), resize=options.resize)
+    return grid_explainer(single, options.grid, options.background)
+
+
+def live_rules(rules: Rules, explainer: Explains, *, quiet: bool = False) -> LiveRules:
+    """Rules for one source. Errors: DataError where none of them can be judged live."""
+    from dkcam.errors import DataError
+    from dkcam.tools.checks.live import LiveRules, told
+
+    watch = LiveRules(rules, samples=bool(explainer.spec.samples))
+    if len(watch.skipped) == len(rules.rules):
+        raise DataError(f"{rules.source} has no rule that can be judged live; expected confidence, region, entropy, jitter or stability")
+    if watch.skipped and not quiet:
+        say("note", told(watch.skipped))
+    return watch
+
+
+def is_page(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
+def check_places(inputs: Mapping[Path, str], sinks: Sequence[str]) -> None:
+    """No sink twice, and none that would replace one of ``inputs`` ({path: what it is})."""
+    from dkcam.errors import SinkError
+    from dkcam.files import check_target, exists
+
+    taken: set[Path] = set()
+    for uri in sinks:
+        place = Path(uri).resolve()
+        if place in taken:
+            raise SinkError(f"{uri} is given twice; give each sink once")
+        taken.add(place)
+        if is_page(uri):
+            continue
+        if exists(place) and place.is_dir():
+            for path, what in inputs.items():
+                if what == "the source" and exists(path) and place in (path.resolve(), path.resolve().parent):
+                    raise SinkError(f"{uri} is the source's own folder and its pictures would be overwritten; choose another place")
+        elif exists(place):
+            check_target(place, inputs, SinkError)
+
+
+def close_all(outputs: Sequence[Sink], finished: bool) -> None:
+    """Finish every output, also when another one fails, and say where it is; an earlier error goes first."""
+    from dkcam.errors import SinkError
+
+    failed: SinkError | None = None
+    for sink in outputs:
+        try:
+            written = sink.close(complete=finished)
+            if written is not None:
+                click.echo(f"wrote {written}")
+        except SinkError as error:
+            failed = failed or error
+    if failed is not None and finished:
+        raise failed
+
+
+def settle_process() -> None:
+    """Habits of libraries for a process that does nothing else."""
+    import cv2
+
+    from dkcam.runtime.process import keep_freed_memory
+
+    # the pipeline's threads keep the cores busy; OpenCV's own, inside each small step, only add waiting
+    cv2.setNumThreads(1)
+    keep_freed_memory()
+
+
+class Stoppable(Protocol):
+    stop: threading.Event
+    interrupted: str
+
+
+@contextmanager
+def stop_on_interrupt(pipeline: Stoppable, on_usr1: Callable[[], None] | None = None) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) ends the run cleanly; a second one breaks it off."""
+
+    def handle(number: int, frame: Any) -> None:
+        if pipeline.interrupted:
+            raise KeyboardInterrupt
+        pipeline.interrupted = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        pipeline.stop.set()
+
+    handlers: dict[int, Any] = {signal.SIGINT: handle, signal.SIGTERM: handle}
+    if on_usr1 is not None and hasattr(signal, "SIGUSR1"):
+        handlers[signal.SIGUSR1] = lambda number, frame: on_usr1()
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def say_stopped(pipeline: Stoppable) -> None:
+    if pipeline.interrupted:
+        say("info", f"stopped by {pipeline.interrupted}; outputs are complete up to here")
+
+
+@contextmanager
+def progress_bar(name: str, total: int | None) -> Iterator[Callable[[], None]]:
+    """A progress bar on a terminal for sources of known length; nothing otherwise."""
+    if total is None or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda: bar.advance(task)
