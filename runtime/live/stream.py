@@ -38,11 +38,11 @@ def open_stream(uri: str, timeout_s: float) -> Stream:
 def shown(uri: str) -> str:
     """A source's name for people, logs and files: without the password, and without its query, where keys travel."""
     if not uri.startswith(NETWORK):
-        return uri
+        return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1@", uri)  # in a GStreamer pipeline
     try:
         parts = urlsplit(uri)
     except ValueError:
-        return re.sub(r"//[^/@]*@", "//…@", uri)
+        return uri.split("://")[0] + "://…"
     user, at, host = parts.netloc.rpartition("@")
     name = user.split(":")[0]
     return urlunsplit((parts.scheme, f"{name}{at}{host}" if name else host, parts.path, "", ""))
@@ -67,7 +67,7 @@ class NetworkStream:
             self._container: Any = av.open(uri, options=options, timeout=(timeout_s, timeout_s))
         except (av.FFmpegError, OSError, ValueError) as error:
             raise SourceError(
-                f"{self._name} cannot be opened: {_reason(error, timeout_s)}; check the address and the camera (--wait starts without it)"
+                f"{self._name} cannot be opened: {_reason(error, timeout_s)}"
             ) from error
         if not self._container.streams.video:
             self._container.close()

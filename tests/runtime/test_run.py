@@ -253,7 +253,7 @@ def test_nothing_written_is_not_called_written(model_file: Path, tmp_path: Path)
         ("text.png", ["cannot be read as a picture"]),
         ("97", ["camera 97 is not there", "connected cameras"]),
         ("v4l2:///dev/video97", ["/dev/video97 does not exist"]),
-        ("http://127.0.0.1:9/none", ["cannot be opened: connection refused; check the address"]),
+        ("http://127.0.0.1:9/none", ["cannot be opened: connection refused; check the camera, or start with --wait"]),
         ("ftp://somewhere/x", ["ftp:// is not a known source"]),
         ("videotestsrc ! appsink", ["GStreamer"]),
         ("demo:speed=9", ["is not understood"]),

@@ -100,19 +100,24 @@ def run_live(options: RunOptions) -> bool:
 
 def _start(cameras: list[Camera], openers: list[Any], wait: bool) -> None:
     """Connect to all at once. Errors: SourceError where one is not there, unless the run is to wait for it."""
+    from dkcam.errors import SourceError
+
     if wait:
         for camera in cameras:
             camera.start()
         return
     with ThreadPoolExecutor(len(openers)) as pool:
         streams = [pool.submit(opener) for opener in openers]
-    try:
-        opened = [stream.result() for stream in streams]
-    except BaseException:
-        for stream in streams:
-            if stream.exception() is None:
+    failures = [stream.exception() for stream in streams]
+    first = next((failure for failure in failures if failure is not None), None)
+    if first is not None:
+        for stream, failure in zip(streams, failures, strict=True):
+            if failure is None:
                 stream.result().close()
-        raise
+        if isinstance(first, SourceError):
+            raise SourceError(f"{first}; check the camera, or start with --wait") from first
+        raise first
+    opened = [stream.result() for stream in streams]
     for camera, stream in zip(cameras, opened, strict=True):
         camera.start(stream)
 

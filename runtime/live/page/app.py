@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from dkcam.runtime.live.page.access import Message, Receive, Send, read_body
 from dkcam.runtime.live.page.hub import Hub, encode
 from dkcam.runtime.live.page.metrics import Metrics
 from dkcam.runtime.overlay import COLORMAPS, LAYOUTS
+from dkcam.runtime.process import quiet_opencv
 from dkcam.runtime.result import scores_json
 
 HERE = Path(__file__).parent
@@ -252,13 +254,18 @@ def picture_of(data: bytes) -> NDArray[np.uint8]:
     import cv2
     from PIL import Image, UnidentifiedImageError
 
+    quiet_opencv()
     try:
-        with Image.open(BytesIO(data), formats=("JPEG", "PNG", "WEBP", "BMP", "TIFF")) as header:
-            width, height = header.size
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(BytesIO(data), formats=("JPEG", "PNG", "WEBP", "BMP", "TIFF")) as header:
+                pixels = header.size[0] * header.size[1]
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        pixels = MOST_PIXELS + 1
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise InputError("the body is no picture; expected JPEG, PNG, WebP, BMP or TIFF") from error
-    if width * height > MOST_PIXELS:
-        raise InputError(f"the picture is {width}x{height} pixels, expected {MOST_PIXELS:,} at most")
+    if pixels > MOST_PIXELS:
+        raise InputError(f"the picture unfolds to more than {MOST_PIXELS:,} pixels; send a smaller one")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:

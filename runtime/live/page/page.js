@@ -55,7 +55,7 @@ function draw(header, bitmap) {
   if (!header.repeated) {
     push("age", header.age_ms); push("infer", header.latency_ms.infer);
     if (header.fps) push("fps", header.fps);
-    classes(header.top);
+    classes();
   }
   age(its);
 }
@@ -78,17 +78,27 @@ function link(words) {
 
 // ---- numbers -----------------------------------------------------------------------------------------------------
 
-function classes(top) {
-  const rows = top.map((score) => {
-    const row = document.createElement("li"), name = document.createElement("span"), share = document.createElement("span");
-    const bar = document.createElement("meter");
-    name.textContent = score.label;
-    share.textContent = `${(100 * score.probability).toFixed(1)} %`;
-    bar.value = score.probability;
-    row.append(name, share, bar);
-    return row;
-  });
+function classes() {
+  const rows = [...views.entries()].sort(([a], [b]) => a - b).flatMap(([camera, its]) => its.header ? [
+    ...(views.size > 1 ? [title(`camera ${camera}`)] : []), ...its.header.top.map(bar)] : []);
   $("top").replaceChildren(...rows);
+}
+
+function title(words) {
+  const row = document.createElement("li");
+  row.className = "title";
+  row.textContent = words;
+  return row;
+}
+
+function bar(score) {
+  const row = document.createElement("li"), name = document.createElement("span"), share = document.createElement("span");
+  const meter = document.createElement("meter");
+  name.textContent = score.label;
+  share.textContent = `${(100 * score.probability).toFixed(1)} %`;
+  meter.value = score.probability;
+  row.append(name, share, meter);
+  return row;
 }
 
 function push(name, value) {

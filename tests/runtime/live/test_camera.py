@@ -1,0 +1,197 @@
+"""One camera that is kept open, against a server that fails in every way a server can."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dkcam.errors import SourceError
+from dkcam.runtime.live import camera as camera_module
+from dkcam.runtime.live.camera import Camera
+from dkcam.runtime.live.stream import decode_jpeg, open_stream, shown
+from tests.runtime.live.camera_server import CameraServer, numbered, wait_until
+
+TIMEOUT_S = 0.6
+
+
+@pytest.fixture
+def server() -> Iterator[CameraServer]:
+    made = CameraServer()
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def watch() -> Iterator[Callable[..., Camera]]:
+    """Starts cameras and stops them at the end."""
+    started: list[Camera] = []
+
+    def start(opener: Any, **options: Any) -> Camera:
+        options = {"timeout_s": TIMEOUT_S, "seed": 0} | options
+        camera = Camera(len(started), "test", opener, threading.Condition(), **options)
+        started.append(camera)
+        camera.start()
+        return camera
+
+    yield start
+    for camera in started:
+        camera.stop()
+
+
+def opener_of(server: CameraServer) -> Any:
+    return partial(open_stream, server.uri, TIMEOUT_S)
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("rtsp://me:secret@10.0.0.7:554/stream?key=abc", "rtsp://me@10.0.0.7:554/stream"),
+        ("http://cam/video?token=abc", "http://cam/video"),
+        ("http://:secret@cam/", "http://cam/"),
+        ("http://[::1/a:b@c", "http://…"),
+        ("rtspsrc location=rtsp://me:secret@cam/x ! appsink", "rtspsrc location=rtsp://me@cam/x ! appsink"),
+        ("0", "0"),
+        ("v4l2:///dev/video0", "v4l2:///dev/video0"),
+    ],
+)
+def test_names_hold_no_password(uri: str, name: str) -> None:
+    assert shown(uri) == name and "secret" not in shown(uri) and "abc" not in shown(uri)
+
+
+def test_errors_hold_no_password_and_say_what_the_server_said(server: CameraServer) -> None:
+    for uri, words in (
+        ("http://me:secret@127.0.0.1:9/x?key=abc", "connection refused"),
+        ("rtsp://me:secret@127.0.0.1:9/x", "connection refused"),
+        ("http://me:secret@127.0.0.1:99999/x", ""),
+    ):
+        with pytest.raises(SourceError, match=words) as error:
+            open_stream(uri, TIMEOUT_S)
+        assert "secret" not in str(error.value) and "abc" not in str(error.value)
+
+
+def test_pictures_arrive_as_sent_and_in_order(server: CameraServer) -> None:
+    stream = open_stream(server.uri, TIMEOUT_S)
+    pictures = []
+    for grab in stream.grabs():
+        pictures.append(grab())
+        if len(pictures) == 6:
+            break
+    stream.close()
+    levels = [int(np.median(picture[1])) for picture in pictures if picture is not None]
+    first = min(range(8), key=lambda n: abs(20 + 30 * n - levels[0]))
+    expected = [numbered(first + k) for k in range(6)]
+    for picture, sent in zip(pictures, expected, strict=True):
+        assert picture is not None and picture.shape == sent.shape
+        assert np.abs(picture.astype(int) - sent).mean() < 3
+
+
+def test_damaged_jpegs_are_refused() -> None:
+    import cv2
+
+    data = cv2.imencode(".jpg", numbered(3))[1].tobytes()
+    assert decode_jpeg(data) is not None
+    for bad in (data[: len(data) // 2], b"", b"\xff\xd8\xff\xd9", data[:2] + bytes(50), b"GIF89a"):
+        assert decode_jpeg(bad) is None
+
+
+def test_the_newest_picture_wins(server: CameraServer, watch: Callable[..., Camera]) -> None:
+    camera = watch(opener_of(server))
+    wait_until(lambda: camera.shots >= 20)
+    with camera._news:
+        newest = camera.shots - 1
+        shot = camera.take()
+    assert shot is not None and shot.index == newest and not camera.fresh()
+    assert camera.dropped == newest
+    age = time.perf_counter() - shot.at
+    assert 0 <= age < 0.5
+
+
+@pytest.mark.parametrize("fault", ["cut", "garbage", "bad", "silent", "end", "resize"])
+def test_faults_pass(server: CameraServer, watch: Callable[..., Camera], fault: str) -> None:
+    camera = watch(opener_of(server))
+    wait_until(lambda: camera.shots >= 3)
+    server.faults.append(fault)
+    wait_until(lambda: not server.faults)
+    start, sent = time.perf_counter(), server.sent
+    # one period of silence where the server stays mute, one back-off, two seconds
+    allowed = (TIMEOUT_S if fault == "silent" else 0) + camera_module.FIRST_DELAY_S + 2
+    wait_until(lambda: camera.live and camera.last_at is not None and camera.last_at > start and server.sent > sent + 3, allowed)
+    wait_until(lambda: (shot := camera.take()) is not None and shot.grab() is not None)
+
+
+def test_a_server_that_dies_comes_back(server: CameraServer, watch: Callable[..., Camera]) -> None:
+    camera = watch(opener_of(server))
+    for times in range(1, 4):
+        wait_until(lambda: camera.live)
+        server.kill()
+        wait_until(lambda: not camera.live, 3)
+        time.sleep(0.1)
+        server.start()
+        wait_until(lambda n=times: camera.live and camera.reopened == n, 2 * camera_module.FIRST_DELAY_S + 2)
+
+
+def test_back_off_grows_and_has_an_end(watch: Callable[..., Camera], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(camera_module, "FIRST_DELAY_S", 0.02)
+    monkeypatch.setattr(camera_module, "LONGEST_DELAY_S", 0.16)
+    at: list[float] = []
+
+    def refuse() -> Any:
+        at.append(time.perf_counter())
+        raise SourceError("gone")
+
+    camera = watch(refuse)
+    camera._delay_s = 0.02
+    wait_until(lambda: len(at) >= 8)
+    waits = np.diff(at)
+    assert waits[0] < 0.1 and all(0.11 <= wait < 0.4 for wait in waits[4:7]), waits
+    assert "gone; trying again in" in camera.reason
+
+
+class _Hung:
+    """A driver that gives one picture and never answers again."""
+
+    def __init__(self, release: threading.Event) -> None:
+        self._release = release
+
+    def grabs(self) -> Iterator[Any]:
+        yield lambda: np.zeros((8, 8, 3), np.uint8)
+        self._release.wait(30)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_driver_that_hangs_is_left_behind(watch: Callable[..., Camera]) -> None:
+    release = threading.Event()
+    opened: list[int] = []
+
+    def open_() -> Any:
+        opened.append(1)
+        return _Hung(release)
+
+    camera = watch(open_, timeout_s=0.1)
+    for times in range(1, 8):
+        wait_until(lambda: camera.live or len(opened) > camera_module.MOST_HUNG)
+        camera.check(time.perf_counter() + 3)  # as if three seconds had passed
+        if times == 1:
+            wait_until(lambda: camera.reopened == 1)
+    assert 2 <= len(opened) <= camera_module.MOST_HUNG + 1  # it does not start threads without end
+    before = camera.shots
+    release.set()
+    wait_until(lambda: camera.shots > before)
+
+
+def test_stopping_does_not_wait_for_a_hung_driver(watch: Callable[..., Camera]) -> None:
+    release = threading.Event()
+    camera = watch(lambda: _Hung(release))
+    wait_until(lambda: camera.shots == 1)
+    start = time.perf_counter()
+    camera.stop(0.2)
+    assert time.perf_counter() - start < 0.5
+    release.set()
