@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -137,6 +138,33 @@ class JsonLines:
         return None
 
 
+class _Bytes:
+    """The file as FFmpeg writes it. What fails is remembered and not told to FFmpeg, whose muxer may crash after an error."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: BinaryIO = path.open("wb", buffering=0)
+        self.name = str(path)
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        if self.error is None:
+            whole = self._file.tell()
+            try:
+                if self._file.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                self.error = error
+                with suppress(OSError):
+                    self._file.truncate(whole)
+        return len(data)
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        except OSError as error:
+            self.error = self.error or error
+
+
 class Video:
     """H.264 in MP4, yuv420p, that browsers play. Odd sizes are padded by one pixel; a picture of another size than the
     first is fitted to it. Of files each frame lasts 1/fps, of cameras as long as it was the newest.
@@ -154,6 +182,7 @@ class Video:
         self._place = Place(self._path, live=self._live, rotation=self._rotation, suffix=".mp4")
         self._container: Any = None
         self._stream: Any = None
+        self._file: _Bytes | None = None
         self._started = False
         self._began, self._key_at, self._ticks = time.monotonic(), 0.0, -1
 
@@ -183,18 +212,25 @@ class Video:
             self._container.mux(self._stream.encode(frame))
             self._started = True
         except (av.FFmpegError, OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
-                raise self._place.failure(error) from error
             raise SinkError(
                 f"{self.name} cannot be encoded as H.264 at {picture.shape[1]}x{picture.shape[0]} pixels; use a folder/ sink"
             ) from error
+        self._check()
         return True
+
+    def _check(self) -> None:
+        if self._file is not None and self._file.error is not None:
+            raise self._place.failure(self._file.error) from self._file.error
 
     def _open(self, height: int, width: int) -> None:
         import av
 
         flags = {"movflags": "+frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
-        self._container = av.open(str(self._place.path), "w", format="mp4", options=flags)
+        try:
+            self._file = _Bytes(self._place.path)
+        except OSError as error:
+            raise self._place.failure(error) from error
+        self._container = av.open(self._file, "w", format="mp4", options=flags)
         stream: Any = self._container.add_stream("libx264", rate=self._rate)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         # one thread: the other cores have inference to do. A key frame begins a fragment.
@@ -212,16 +248,20 @@ class Video:
         if not self._started:  # nothing was encoded: an earlier file stays
             self._place.discard()
             return None
+        assert self._file is not None
         try:
             self._container.mux(self._stream.encode())
             self._container.close()
+            self._file.close()
+            self._check()
             if not self._live:
                 _index_in_front(self._place.path)
-        except (av.FFmpegError, OSError) as error:
+        except (SinkError, av.FFmpegError, OSError) as error:
             if not self._live:
                 self._place.discard()
-            reason = error if isinstance(error, OSError) else OSError(str(error))
-            raise self._place.failure(reason) from error
+            if isinstance(error, SinkError):
+                raise
+            raise self._place.failure(error if isinstance(error, OSError) else OSError(str(error))) from error
         return self._place.finish(complete)
 
 
@@ -229,6 +269,9 @@ def _index_in_front(path: Path) -> None:
     """Fragments to one piece with the index before it: every player can seek. Copies packets, encodes nothing."""
     import av
 
+    size = path.stat().st_size
+    if shutil.disk_usage(path.parent).free < 2 * size + (1 << 20):
+        return  # it stays in pieces, which play as well
     whole = path.with_name(f"{path.stem}.whole.mp4")
     try:
         with av.open(str(path)) as source, av.open(str(whole), "w", options={"movflags": "+faststart"}) as target:

@@ -54,8 +54,8 @@ def read_config(ctx: click.Context, path: Path) -> dict[str, Any]:
         if flag is None:
             near = difflib.get_close_matches(key, flags, 1)
             raise DataError(f"{path}: {key} is no flag of this command" + (f"; did you mean {near[0]}?" if near else ""))
-        value = _as_flag(flag, value)
         try:
+            value = _as_flag(flag, value)
             flag.type_cast_value(ctx, value)
         except (click.BadParameter, TypeError, ValueError) as error:
             words = error.message if isinstance(error, click.BadParameter) else str(error)
@@ -73,6 +73,6 @@ def _as_flag(flag: click.Parameter, value: Any) -> Any:
         return [str(one) for one in value] if isinstance(value, list) else [str(value)]
     if isinstance(flag, click.Option) and flag.is_flag:
         if not isinstance(value, bool):
-            raise DataError(f"{flag.opts[0][2:]} is {value!r}, expected true or false")
+            raise click.BadParameter(f"{value!r} is neither true nor false")
         return value
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)

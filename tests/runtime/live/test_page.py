@@ -11,6 +11,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -278,10 +279,8 @@ def test_a_body_of_50_mb_is_refused_before_it_is_read(feed: Feed) -> None:
                         client.sendall(block)
                 except OSError:
                     pass
-            try:
+            with suppress(ConnectionResetError):  # it may hang up while we are still sending
                 assert client.recv(64).startswith(b"HTTP/1.1 4")
-            except ConnectionResetError:
-                pass  # it hung up on us while we were still sending
     assert feed.ask("GET", "/healthz")[0] == 200
 
 
@@ -395,9 +394,7 @@ def test_noise_on_the_wire_kills_nothing(feed: Feed) -> None:
             0: rng.bytes(int(rng.integers(1, 3000))),
             1: head + b"\r\n" + body,
             2: head + b"Content-Length: %d\r\n\r\n" % int(rng.integers(0, 4000)) + body,
-            3: head
-            + b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-            + body,
+            3: head + b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AA==\r\n\r\n" + body,
         }[kind]
         with socket.create_connection(("127.0.0.1", feed.page.port), timeout=5) as client:
             client.settimeout(0.02)

@@ -1,0 +1,267 @@
+"""dk-run over cameras, as a process: what breaks, signals, recordings, configuration, messages."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+from click.testing import CliRunner
+
+from dkcam.tools.run_command import main
+from tests.runtime.live.camera_server import CameraServer, wait_until
+
+DEBIAN_PYTHON = "/usr/bin/python3"
+
+
+@pytest.fixture
+def server() -> Iterator[CameraServer]:
+    made = CameraServer(30)
+    yield made
+    made.kill()
+
+
+class Run:
+    """dk-run in a process of its own."""
+
+    def __init__(self, model: Path, folder: Path, *words: object) -> None:
+        command = [sys.executable, "-c", "from dkcam.tools.run_command import main; main()", "--model", model, *words]
+        self.said = folder / "stderr.txt"
+        self._stderr = self.said.open("w")
+        self.process = subprocess.Popen([str(word) for word in command], cwd=folder, stderr=self._stderr, stdout=subprocess.PIPE, text=True)
+
+    def wait_for(self, path: Path, lines: int = 5, seconds: float = 30) -> None:
+        def there() -> bool:
+            assert self.process.poll() is None, self.said.read_text()
+            return path.exists() and path.read_text().count("\n") >= lines
+
+        wait_until(there, seconds)
+
+    def end(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, float, str]:
+        """Exit code, seconds it took, what it printed."""
+        start = time.perf_counter()
+        self.process.send_signal(how)
+        out, _ = self.process.communicate(timeout=20)
+        self._stderr.close()
+        return self.process.returncode, time.perf_counter() - start, out
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_signals_finish_files_within_two_seconds(model_file: Path, server: CameraServer, tmp_path: Path, how: signal.Signals) -> None:
+    run = Run(model_file, tmp_path, "--source", server.uri, "--sink", "o.mp4", "--sink", "e.jsonl", "--sink", "http://127.0.0.1:0")
+    run.wait_for(tmp_path / "e.jsonl")
+    server.faults.append("silent")  # the reader hangs while it is told to stop
+    code, seconds, out = run.end(how)
+    assert code == 0 and seconds < 2.5, run.said.read_text()
+    assert "wrote o.mp4" in out and "wrote e.jsonl" in out and "frames/s" in out
+    assert all(set(line) >= {"frame", "reopened", "stale"} for line in lines(tmp_path / "e.jsonl"))
+    with av.open(str(tmp_path / "o.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) >= 5
+
+
+def test_a_server_that_is_killed_again_and_again(model_file: Path, server: CameraServer, tmp_path: Path) -> None:
+    run = Run(model_file, tmp_path, "--source", server.uri, "--sink", "e.jsonl", "--frame-timeout", "1", "--log", "json")
+    run.wait_for(tmp_path / "e.jsonl")
+    rng = random.Random(0)
+    for _ in range(3):
+        server.kill()
+        time.sleep(rng.uniform(0.05, 0.6))
+        before = len(lines(tmp_path / "e.jsonl"))
+        server.start()
+        run.wait_for(tmp_path / "e.jsonl", before + 5, 4)
+        time.sleep(rng.uniform(0, 0.3))
+    code, _, out = run.end()
+    assert code == 0 and "lost and back 3 times" in out
+    assert lines(tmp_path / "e.jsonl")[-1]["reopened"] == 3
+    messages = lines(run.said)
+    assert all(set(message) == {"time", "level", "message"} for message in messages)
+    assert sum("is back" in message["message"] for message in messages) == 3
+
+
+def test_kill_9_leaves_what_was_there(model_file: Path, server: CameraServer, tmp_path: Path) -> None:
+    rng = random.Random(1)
+    for number in range(2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        run = Run(model_file, folder, "--source", server.uri, "--sink", "o.mp4", "--sink", "e.jsonl")
+        run.wait_for(folder / "e.jsonl", 75)
+        time.sleep(rng.uniform(0, 1))
+        run.process.kill()
+        run.process.communicate()
+        whole = (folder / "e.jsonl").read_text().rpartition("\n")[0]
+        found = [json.loads(line) for line in whole.splitlines()]
+        with av.open(str(folder / "o.mp4")) as container:
+            shown = [float(frame.time or 0) for frame in container.decode(video=0)]
+        assert found[-1]["time_s"] - found[0]["time_s"] - shown[-1] < 2.0
+
+
+def test_a_camera_that_is_not_there_yet(model_file: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}/video"
+    refused = CliRunner().invoke(main, ["--model", str(model_file), "--source", uri, "--headless"])
+    assert refused.exit_code == 1 and "connection refused; check the camera, or start with --wait" in refused.stderr
+    run = Run(model_file, tmp_path, "--source", uri, "--sink", "e.jsonl", "--wait")
+    time.sleep(1.0)
+    server = CameraServer(30, port)
+    run.wait_for(tmp_path / "e.jsonl")
+    assert run.end()[0] == 0
+    server.kill()
+
+
+def test_two_cameras_a_sink_each_and_the_page(model_file: Path, server: CameraServer, tmp_path: Path) -> None:
+    second = CameraServer(15)
+    run = Run(
+        model_file, tmp_path, "--source", server.uri, "--source", second.uri, "--sink", "{camera}.jsonl", "--sink", "all.mp4",
+        "--sink", "pictures/", "--sink", "http://127.0.0.1:0",
+    )  # fmt: skip
+    run.wait_for(tmp_path / "1.jsonl")
+    assert run.process.stdout is not None
+    address = run.process.stdout.readline().split()[-1]
+    second.kill()
+    wait_until(lambda: b'"lost":[1]' in _body(f"{address}/healthz"))
+    assert run.end()[0] == 0
+    for camera in (0, 1):
+        found = lines(tmp_path / f"{camera}.jsonl")
+        assert {line["camera"] for line in found} == {camera}
+        assert len(list((tmp_path / "pictures").glob(f"{camera}-*.png"))) >= len(found) - 1
+    with av.open(str(tmp_path / "all.mp4")) as container:
+        assert (container.streams.video[0].width, container.streams.video[0].height) == (256, 96)
+
+
+def _body(address: str) -> bytes:
+    try:
+        with urllib.request.urlopen(address, timeout=5) as answer:
+            return bytes(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.read()
+
+
+def test_sigusr1_writes_the_flight_recorder_and_it_replays(model_file: Path, server: CameraServer, tmp_path: Path) -> None:
+    run = Run(model_file, tmp_path, "--source", server.uri, "--sink", "e.jsonl", "--flight-recorder", "flight", "--flight-seconds", "1")
+    run.wait_for(tmp_path / "e.jsonl", 45)
+    run.process.send_signal(signal.SIGUSR1)
+    wait_until(lambda: list((tmp_path / "flight").glob("*.zip")))
+    assert run.end()[0] == 0
+    (dump,) = (tmp_path / "flight").glob("*.zip")
+    again = CliRunner().invoke(main, ["--replay", str(dump)])
+    assert again.exit_code == 0 and "(SIGUSR1)" in again.output and "differ by 0.0e+00" in again.output
+
+
+def test_a_full_disk_ends_the_recording_and_not_the_run(model_file: Path, server: CameraServer, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(small)], capture_output=True).returncode:
+        pytest.skip("this user cannot mount a small tmpfs")
+    try:
+        (small / "earlier.txt").write_text("kept")
+        run = Run(model_file, tmp_path, "--source", server.uri, "--sink", small / "o.mp4", "--sink", "e.jsonl")
+        wait_until(lambda: "No space left" in run.said.read_text(), 40)
+        run.wait_for(tmp_path / "e.jsonl", len(lines(tmp_path / "e.jsonl")) + 20)
+        code, _, out = run.end()
+        assert code == 0 and "wrote e.jsonl" in out
+        assert run.said.read_text().count("No space left") == 1
+        assert (small / "earlier.txt").read_text() == "kept"
+        with av.open(str(small / "o.mp4")) as container:
+            assert sum(1 for _ in container.decode(video=0)) > 0
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_a_configuration_file_says_what_flags_say(model_file: Path, server: CameraServer, tmp_path: Path) -> None:
+    config = tmp_path / "car.toml"
+    config.write_text(
+        f'model = "{model_file}"\nsource = ["{server.uri}"]\nsink = "{tmp_path}/e.jsonl"\nheadless = true\nmax-frames = 4\n'
+        'explain = ["stop", "yield"]\nmax-age = 0.5\nrotate = "10min"\n[provider-option]\n'
+    )
+    result = CliRunner().invoke(main, ["--config", str(config), "--max-frames", "2"])
+    assert result.exit_code == 0, result.output
+    (written,) = tmp_path.glob("e-*.jsonl")
+    found = lines(written)
+    assert len(found) == 2 and found[0]["explained"] == ["stop", "yield"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sorce = 'x'", "sorce is no flag of this command; did you mean source?"),
+        ("alpha = 'much'", "alpha: 'much' is not a valid float"),
+        ("max-frames = 0", "max-frames: 0 is not in the range"),
+        ("grid = '3'", "grid: '3' is not a size"),
+        ("headless = 'yes'", "headless: 'yes' is neither true nor false"),
+        ("layout = 'up'", "layout: 'up' is not one of"),
+        ("alpha = ", "is not TOML"),
+        ("config = 'x'", "config is no flag"),
+        ("rotate = '10 parsecs'", "no time or size"),
+    ],
+)
+def test_a_configuration_file_with_a_mistake(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "c.toml").write_text(text)
+    result = CliRunner().invoke(main, ["--config", str(tmp_path / "c.toml")])
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert result.exit_code == 1 and len(errors) == 1 and words in errors[0] and "c.toml" in errors[0], result.output
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--source", "demo:", "--source", "rtsp://x/y"], "cameras never end"),
+        (["--source", "http://x/y", "--source", "http://x/y"], "a camera is given twice"),
+        (["--source", "demo:", "--rotate", "1h"], "--rotate is for cameras"),
+        (["--source", "demo:", "--flight-recorder", "x"], "--flight-recorder is for cameras"),
+        (["--source", "demo:", "--token", "a", "--token-file", "b"], "both given"),
+        (["--source", "demo:", "--token-file", "nowhere"], "nowhere does not exist"),
+        (["--source", "demo:", "--token", " "], "the token is empty"),
+    ],
+)
+def test_flags_that_contradict_each_other(model_file: Path, given: list[str], words: str) -> None:
+    result = CliRunner().invoke(main, ["--model", str(model_file), "--headless", *given])
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert result.exit_code == 1 and len(errors) == 1 and words in errors[0], result.output
+
+
+def test_rtsp(model_file: Path, tmp_path: Path) -> None:
+    """Debian's GStreamer serves; the server is killed and started again."""
+    check = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
+    if not Path(DEBIAN_PYTHON).exists() or subprocess.run([DEBIAN_PYTHON, "-c", check], capture_output=True).returncode:
+        pytest.skip("Debian's gir1.2-gst-rtsp-server-1.0 is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def serve() -> subprocess.Popen[str]:
+        script = Path(__file__).with_name("rtsp_server.py")
+        server = subprocess.Popen([DEBIAN_PYTHON, str(script), str(port)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert server.stdout is not None and server.stdout.readline() == "ready\n"
+        return server
+
+    server = serve()
+    run = Run(
+        model_file, tmp_path, "--source", f"rtsp://me:secret@127.0.0.1:{port}/camera", "--sink", "e.jsonl", "--frame-timeout", "2", "-v"
+    )
+    run.wait_for(tmp_path / "e.jsonl")
+    server.kill()
+    server.wait()
+    server = serve()
+    run.wait_for(tmp_path / "e.jsonl", len(lines(tmp_path / "e.jsonl")) + 10, 12)
+    code, seconds, out = run.end()
+    server.kill()
+    found = lines(tmp_path / "e.jsonl")
+    assert code == 0 and seconds < 2.5 and found[-1]["reopened"] >= 1
+    assert "secret" not in out + run.said.read_text() + (tmp_path / "e.jsonl").read_text()
