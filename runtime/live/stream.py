@@ -66,9 +66,7 @@ class NetworkStream:
         try:
             self._container: Any = av.open(uri, options=options, timeout=(timeout_s, timeout_s))
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise SourceError(
-                f"{self._name} cannot be opened: {_reason(error, timeout_s)}"
-            ) from error
+            raise SourceError(f"{self._name} cannot be opened: {_reason(error, timeout_s)}") from error
         if not self._container.streams.video:
             self._container.close()
             raise SourceError(f"{self._name} sends no video")
