@@ -18,7 +18,7 @@ from dkcam.engines.engine import GpuImage, Outputs, draw_masks
 from dkcam.errors import InputError, ModelFileError
 from dkcam.runtime.explanation import Explanation, OnGpu
 from dkcam.runtime.geometry import Fit
-from dkcam.runtime.gpu import GpuFrame, GpuKernels, is_on_gpu
+from dkcam.runtime.gpu import GpuBatch, GpuFrame, GpuInput, GpuKernels, is_on_gpu
 from dkcam.runtime.kernels import network_input
 from dkcam.spec import ModelSpec
 
@@ -130,10 +130,16 @@ class Explainer:
         found: list[Explanation] = []
         for start in range(0, len(prepared), most):
             part = prepared[start : start + most]
-            if len(part) == 1 or not all(isinstance(each.image, np.ndarray) for each in part):
-                found += [self._said(self.engine.run(each.image, chosen, mask), 0, each) for each in part]
+            images = [each.image for each in part]
+            if len(part) == 1:
+                outputs = self.engine.run(images[0], chosen, mask)
+            elif all(isinstance(image, GpuInput) for image in images):
+                outputs = self.engine.run(GpuBatch(tuple(image for image in images if isinstance(image, GpuInput))), chosen, mask)
+            elif all(isinstance(image, np.ndarray) for image in images):
+                outputs = self.engine.run(np.concatenate([image for image in images if isinstance(image, np.ndarray)]), chosen, mask)
+            else:  # some were made by the processor, being smaller than the input
+                found += [self.infer_many([each], classes, masks=masks)[0] for each in part]
                 continue
-            outputs = self.engine.run(np.concatenate([each.image for each in part]), chosen, mask)
             found += [self._said(outputs, i, each) for i, each in enumerate(part)]
         return found
 

@@ -6,6 +6,7 @@ compiler. Otherwise frames are prepared and drawn by the processor, and the engi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -203,6 +204,27 @@ class GpuInput:
         size, strides = (part.height, part.width), (pixels, fit.width)
         mean, std = tuple(spec.mean), tuple(spec.std)
         _launch(self.native.cuda_shrink_normalised, source, pointer + 4 * first, strides, size, mean, std, self.cuda.stream)
+
+
+@dataclass(frozen=True)
+class GpuBatch:
+    """Several frames as one graph's ``image``; see ``GpuImage``."""
+
+    images: tuple[GpuInput, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.images), *self.images[0].shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.images[0].dtype
+
+    def write(self, pointer: int) -> None:
+        """Put the work on the stream, a frame behind the other. Errors: EngineError."""
+        size = math.prod(self.images[0].shape) * self.dtype.itemsize
+        for number, image in enumerate(self.images):
+            image.write(pointer + number * size)
 
 
 def _launch(kernel: Any, *values: Any) -> None:

@@ -24,6 +24,7 @@ from dkcam.engines.tensorrt.make import make_engine
 from dkcam.engines.tensorrt.runtime_cache import open_context
 from dkcam.errors import DkcamError, EngineError, InputError
 
+KEPT_SHAPES = 4  # sets of input shapes that stay ready, each with a context and buffers of its own
 WARM_RUNS = 2  # before a CUDA graph is captured: TensorRT sets itself up in the first one
 
 log = logging.getLogger("dkcam")
@@ -39,8 +40,9 @@ class Buffer:
 
 @dataclass
 class Bound:
-    """Buffers for one set of input shapes. graph: replays the run, once it was captured; None before, and where it cannot be."""
+    """What runs one set of input shapes. graph: replays the run, once it was captured; None before, and where it cannot be."""
 
+    context: Any
     inputs: Mapping[str, Buffer]
     outputs: Mapping[str, Buffer]
     runs: int = 0
@@ -57,17 +59,18 @@ class TensorRt:
         self.device = f"{library.flavour}:0"
         self.cuda = Cuda()
         self._trt, self._lock = library.module, threading.Lock()
-        self._bound: tuple[Any, Bound] | None = None
+        self._bound: dict[Any, Bound] = {}  # by input shapes, the latest last
+        self._library, self._plan = library, plan.data
         with self.cuda.current():
             self._logger = make_logger(self._trt)
             self._runtime = self._trt.Runtime(self._logger)
             if plan.dla is not None:
                 self._runtime.DLA_core = plan.dla
             self._engine = self._runtime.deserialize_cuda_engine(plan.data)
-            self._context: Any = None
+            self._spare: Any = None  # a context that has no shapes yet
             if self._engine is not None:
-                self._context, self._keep_runtime_cache = open_context(library, self._engine, plan.data)
-            if self._context is None:
+                self._spare, self._keep_runtime_cache = open_context(library, self._engine, plan.data)
+            if self._spare is None:
                 raise EngineError(f"{library.flavour} cannot run {source}: {first_error(self._logger, 'no reason given')}")
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         self._inputs = [name for name in names if self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT]
@@ -98,25 +101,33 @@ class TensorRt:
                 )
 
     def _bind(self, given: Mapping[str, NDArray[Any] | GpuImage]) -> Bound:
-        """The buffers for these shapes; made anew only when the shapes change."""
-        shapes = {name: tuple(value.shape) for name, value in given.items()}
-        if self._bound is not None and self._bound[0] == shapes:
-            return self._bound[1]
-        self._bound = None
-        for name, shape in shapes.items():
-            self._context.set_input_shape(name, shape)
-        inputs = {name: self._buffer(name, shapes[name], value.dtype) for name, value in given.items()}
+        """What runs these shapes; made when they come for the first time, and kept while few others come."""
+        shapes = tuple((name, tuple(value.shape)) for name, value in given.items())
+        bound = self._bound.pop(shapes, None) or self._made(given)
+        self._bound[shapes] = bound
+        return bound
+
+    def _made(self, given: Mapping[str, NDArray[Any] | GpuImage]) -> Bound:
+        while len(self._bound) >= KEPT_SHAPES:
+            self._bound.pop(next(iter(self._bound)))
+        context, self._spare = self._spare, None
+        if context is None:
+            context, _ = open_context(self._library, self._engine, self._plan)
+        if context is None:
+            raise EngineError(f"{self._library.flavour} has no room for another shape: {first_error(self._logger, 'no reason given')}")
+        for name, value in given.items():
+            context.set_input_shape(name, tuple(value.shape))
+        inputs = {name: self._buffer(context, name, tuple(value.shape), value.dtype) for name, value in given.items()}
         outputs = {}
         for name in self._outputs:
             dtype = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
-            outputs[name] = self._buffer(name, tuple(self._context.get_tensor_shape(name)), dtype)
-        self._bound = shapes, Bound(inputs, outputs)
-        return self._bound[1]
+            outputs[name] = self._buffer(context, name, tuple(context.get_tensor_shape(name)), dtype)
+        return Bound(context, inputs, outputs)
 
-    def _buffer(self, name: str, shape: tuple[int, ...], dtype: Any) -> Buffer:
+    def _buffer(self, context: Any, name: str, shape: tuple[int, ...], dtype: Any) -> Buffer:
         pinned = Pinned(self.cuda, shape, dtype)
         memory = Memory(self.cuda, pinned.array.nbytes)
-        self._context.set_tensor_address(name, memory.pointer)
+        context.set_tensor_address(name, memory.pointer)
         return Buffer(memory, pinned)
 
     def _fill(self, buffer: Buffer, value: NDArray[Any] | GpuImage) -> None:
@@ -140,15 +151,15 @@ class TensorRt:
                 log.info("no CUDA graph for this engine (%s); it runs without", error)
 
     def _enqueue(self, bound: Bound) -> None:
-        if not self._context.execute_async_v3(self.cuda.stream):
+        if not bound.context.execute_async_v3(self.cuda.stream):
             raise EngineError(f"TensorRT failed while running the model: {first_error(self._logger, 'no reason given')}")
         for buffer in bound.outputs.values():
             self.cuda.download(buffer.pinned.array, buffer.memory.pointer)
 
     def close(self) -> None:
         with self._lock, self.cuda.current():
-            self._bound = None
-            self._context = self._engine = self._runtime = None
+            self._bound.clear()
+            self._spare = self._engine = self._runtime = None
 
 
 def open_file(path: Path) -> TensorRt:

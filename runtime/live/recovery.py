@@ -27,17 +27,23 @@ MOST_SAVED = 20
 
 
 class Recovery:
-    """open_: opens the model on a device ("cpu", …). further: devices to fall to, in order, when one keeps failing.
+    """open_: opens the model on a device ("cpu", …). device: the one that runs now. further: devices to fall to, in order, when
+    one keeps failing.
 
     folder: where frames that broke the engine are kept, None keeps none. One thread calls ``explain``.
     """
 
     def __init__(
-        self, explainer: Explains, open_: Callable[[str], Explains], *, further: Iterable[str] = (), folder: Path | None = None
+        self,
+        explainer: Explains,
+        open_: Callable[[str], Explains],
+        *,
+        device: str = "cpu",
+        further: Iterable[str] = (),
+        folder: Path | None = None,
     ) -> None:
         self.explainer = explainer
-        self._open, self._further, self._folder = open_, list(further), folder
-        self._device = explainer.device.split(":")[0]
+        self._open, self._device, self._further, self._folder = open_, device, list(further), folder
         self._failed = 0
         self._fresh = False  # whether the engine was opened again since it last worked
         self.failures = self.rebuilt = self.saved = 0

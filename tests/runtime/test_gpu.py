@@ -76,6 +76,20 @@ def test_explanations_in_flight_keep_their_own_frames(stream: Stream, model_file
     assert len(stream.allocated) < 2 * (KEPT + 10)  # frames' buffers are used again, the rest freed
 
 
+def test_frames_of_any_size_in_one_batch(stream: Stream, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    for kind in ("rgb8", "tensor"):
+        options = ExportOptions(size=(64, 96), input=kind, dynamic=("batch",), batch=(1, 4))
+        path.write_bytes(export(tiny_checkpoint(), options, check=False).data)
+        gpu, cpu = dkcam.load(path, "tensorrt", resize="letterbox"), dkcam.load(path, "cpu", resize="letterbox")
+        images = [frame(seed, 120 + 9 * seed, 150 + seed) for seed in range(4)] + [frame(9, 50, 70)]
+        for which in ((0, 1), (2, 3, 0), (1,), (3, 2), (0, 4), (0, 1, 2, 3, 2, 1)):  # shapes come again and again
+            said = gpu.infer_many([gpu.prepare(images[k]) for k in which])
+            for k, given in zip(which, said, strict=True):
+                np.testing.assert_allclose(given.heatmap, cpu(images[k]).heatmap, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(given.overlay(images[1]), cpu(images[1]).overlay(images[1]))
+
+
 def test_frames_smaller_than_the_input_are_prepared_by_the_processor(stream: Stream, model_file: Path) -> None:
     gpu, cpu, small = dkcam.load(model_file, "tensorrt"), dkcam.load(model_file, "cpu"), frame(0, 50, 70)
     np.testing.assert_array_equal(gpu(small).overlay(small), cpu(small).overlay(small))

@@ -130,14 +130,11 @@ def _recovery(options: RunOptions) -> Recovery:
     explainer = open_explainer(options, lanes=1)
     order = [name for name, backend in BACKENDS.items() if not backend.on_request]
     kind = explainer.device.split(":")[0]
+    kind = "tensorrt" if kind.startswith("tensorrt") else kind  # of either flavour
     further = order[order.index(kind) + 1 :] if options.device == "auto" and kind in order else []
     folder = cache_folder()
-    return Recovery(
-        explainer,
-        lambda device: open_explainer(options, lanes=1, device=device),
-        further=further,
-        folder=folder / "failed" if folder else None,
-    )
+    failed = folder / "failed" if folder else None
+    return Recovery(explainer, lambda device: open_explainer(options, lanes=1, device=device), device=kind, further=further, folder=failed)
 
 
 def _batch(explainer: Explains, options: RunOptions) -> int:
