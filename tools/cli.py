@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import os
 import re
 import sys
@@ -149,6 +150,18 @@ class RotationType(_ParamType):
         kind, unit = self._units[found[2]]
         amount = float(found[1]) * unit
         return (amount, None) if kind == "time" else (None, int(amount))
+
+
+class SecondsType(click.FloatRange):
+    """Seconds, a number with an end."""
+
+    name = "SECONDS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return seconds
 
 
 SIZE, GRID, LIST, RANGE, PAIR, ROTATION = SizeType(), GridType(), ListType(), RangeType(), PairType(), RotationType()

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from dkcam.tools import logs
-from dkcam.tools.cli import LIST, ROTATION, engine_options, grid_options, user_errors
+from dkcam.tools.cli import LIST, ROTATION, SecondsType, engine_options, grid_options, user_errors
 from dkcam.tools.config_file import config_option
 
 
@@ -40,14 +40,14 @@ from dkcam.tools.config_file import config_option
 @click.option("--rules", "rules_file", type=click.Path(path_type=Path), help="Judge every frame by these rules (YAML); see dk-check.")
 @click.option(
     "--max-age",
-    type=click.FloatRange(min=0.01),
+    type=SecondsType(min=0.01),
     default=1.0,
     show_default=True,
     help="Cameras: seconds after which a picture is marked STALE.",
 )
 @click.option(
     "--frame-timeout",
-    type=click.FloatRange(min=0.1),
+    type=SecondsType(min=0.1, max=3600),
     default=5.0,
     show_default=True,
     help="Cameras: seconds without a frame after which the camera is opened again.",
@@ -61,7 +61,7 @@ from dkcam.tools.config_file import config_option
     help="Cameras: keep the last seconds in memory; written there on an alarm, on key d, on SIGUSR1.",
 )
 @click.option(
-    "--flight-seconds", type=click.FloatRange(min=0.1, max=600), default=10.0, show_default=True, help="How much the flight recorder keeps."
+    "--flight-seconds", type=SecondsType(min=0.1, max=600), default=10.0, show_default=True, help="How much the flight recorder keeps."
 )
 @click.option(
     "--replay", type=click.Path(path_type=Path), metavar="DUMP", help="Run a dump of the flight recorder again and compare the maps."

@@ -23,6 +23,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 COOKIE = "dkcam"
 WITHOUT_TOKEN = ("/healthz", "/page.css")
+BODY_S = 10.0  # for a request's body to arrive
 WRONG_TOKEN_S = 0.5  # an answer to a wrong token takes this long
 LOGIN = """<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>dkcam</title>
 <link rel="stylesheet" href="/page.css"><main class="login"><h1>dkcam</h1><p>This page needs the token that dk-run was started with.</p>
@@ -84,7 +85,7 @@ class Access:
 
     def _known(self, headers: dict[str, str]) -> bool:
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self._right(given.strip()):
+        if scheme.lower() == "bearer" and self._right(given.strip().encode("latin-1")):
             return True
         try:
             cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
@@ -92,13 +93,13 @@ class Access:
             return False
         return cookie is not None and secrets.compare_digest(cookie.value.encode(), self._session.encode())
 
-    def _right(self, given: str) -> bool:
-        return self._token is not None and secrets.compare_digest(given.encode("utf-8", "surrogateescape"), self._token)
+    def _right(self, given: bytes) -> bool:
+        return self._token is not None and secrets.compare_digest(given, self._token)
 
     async def _login(self, scope: Message, receive: Receive, send: Send) -> None:
         body = await read_body(receive, 4096)
         fields = parse_qs(body.decode("utf-8", "replace")) if body is not None else {}
-        if not self._right(fields.get("token", [""])[0]):
+        if not self._right(fields.get("token", [""])[0].encode("utf-8", "replace")):
             await asyncio.sleep(WRONG_TOKEN_S)
             await _refuse(scope, receive, send, 401, LOGIN, html=True)
             return
@@ -109,7 +110,14 @@ class Access:
 
 
 async def read_body(receive: Receive, most: int) -> bytes | None:
-    """A request's body; None where it is longer than ``most`` bytes or breaks off."""
+    """A request's body; None where it is longer than ``most`` bytes, breaks off, or takes longer than ``BODY_S``."""
+    try:
+        return await asyncio.wait_for(_body(receive, most), BODY_S)
+    except asyncio.TimeoutError:
+        return None
+
+
+async def _body(receive: Receive, most: int) -> bytes | None:
     body = bytearray()
     while True:
         message = await receive()

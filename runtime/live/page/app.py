@@ -184,15 +184,13 @@ class Page:
             return _refused(413, f"the picture is over {MOST_BODY >> 20} MiB")
         self._waiting += 1
         try:
-            body = await asyncio.wait_for(read_body(request.receive, MOST_BODY), SEND_S)
+            body = await read_body(request.receive, MOST_BODY)
             if body is None:
-                return _refused(413, f"the picture is over {MOST_BODY >> 20} MiB, or broke off")
+                return _refused(413, f"the picture is over {MOST_BODY >> 20} MiB, or did not arrive whole")
             explainer = self._context.explainer()
             classes = chosen(request.query_params.get("classes", "").split(","), explainer)
             async with self._turn:
                 return await asyncio.to_thread(self._explained, body, explainer, classes, "overlay" in request.query_params)
-        except asyncio.TimeoutError:
-            return _refused(408, "the picture took too long to arrive")
         finally:
             self._waiting -= 1
 

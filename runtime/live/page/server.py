@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import logging
@@ -21,6 +22,7 @@ log = logging.getLogger("dkcam")
 
 SEND_BUFFER = 256 << 10  # bytes the system may hold for a client: more would only be older pictures
 MOST_CONNECTIONS = 64
+REQUEST_S = 15.0  # from a connection, or the last answer, to a whole request
 
 
 def address(uri: str) -> tuple[str, int]:
@@ -70,6 +72,7 @@ class PageSink:
         config = uvicorn.Config(
             access,
             log_config=None,
+            http=_impatient(),
             access_log=False,  # addresses may hold what nobody should read
             lifespan="off",
             ws="websockets-sansio",
@@ -86,8 +89,6 @@ class PageSink:
         self._thread.start()
 
     def _serve(self) -> None:
-        import asyncio
-
         async def serve() -> None:
             self._context.hub.attach()
             await self._server.serve(sockets=[self._socket])
@@ -121,6 +122,33 @@ def _quiet(server: type) -> type:
             yield
 
     return Server
+
+
+def _impatient() -> type[asyncio.Protocol]:
+    """uvicorn's HTTP, which waits for the end of a request for ever: a client that never ends one would hold its place."""
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Impatient(H11Protocol):
+        _idle_since: float | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._look()
+
+        def _look(self) -> None:
+            if self.transport.is_closing() or self.transport.get_protocol() is not self:  # gone, or a WebSocket by now
+                return
+            now = self.loop.time()
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._idle_since = None
+            elif self._idle_since is None:
+                self._idle_since = now
+            elif now - self._idle_since > REQUEST_S:
+                self.transport.close()
+                return
+            self.loop.call_later(REQUEST_S / 4, self._look)
+
+    return Impatient
 
 
 def _bound(uri: str, host: str, port: int) -> socket.socket:

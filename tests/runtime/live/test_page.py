@@ -27,13 +27,14 @@ from dkcam.runtime.delivery import Explained, result_of
 from dkcam.runtime.frame import Frame
 from dkcam.runtime.live.page import PageSink
 from dkcam.runtime.live.page import app as app_module
+from dkcam.runtime.live.page import server as server_module
 from dkcam.runtime.live.page.app import Context, changes, picture_of
 from dkcam.runtime.live.page.metrics import Metrics
 from tests.runtime.live import chromium
 from tests.runtime.live.camera_server import wait_until
 from tests.runtime.live.chromium import Chromium
 
-TOKEN = "correct horse battery staple"
+TOKEN = "correct horse Batterie für Stapel"
 
 
 class Feed:
@@ -300,6 +301,11 @@ def test_foreign_hosts_and_origins_are_refused(feed: Feed) -> None:
         pass
 
 
+def bearer(token: str) -> str:
+    """As curl sends it: UTF-8 bytes."""
+    return "Bearer " + token.encode().decode("latin-1")
+
+
 def test_without_the_token_nothing_is_shown(guarded: Feed, caplog: pytest.LogCaptureFixture) -> None:
     from websockets.exceptions import WebSocketException
     from websockets.sync.client import connect
@@ -316,14 +322,14 @@ def test_without_the_token_nothing_is_shown(guarded: Feed, caplog: pytest.LogCap
     ):
         status, _, body = guarded.ask(method, path)
         assert status == 401 and b"labels" not in body, path
-        assert guarded.ask(method, f"{path}?token={TOKEN.replace(' ', '+')}")[0] == 401  # an address is no place for it
+        assert guarded.ask(method, f"{path}?{urlencode({'token': TOKEN})}")[0] == 401  # an address is no place for it
     with pytest.raises(WebSocketException), connect(f"ws://127.0.0.1:{guarded.page.port}/live", proxy=None):
         pass
     assert guarded.ask("GET", "/healthz")[0] == 200
-    for wrong in (f"Bearer {TOKEN}x", f"Basic {TOKEN}", "Bearer", "Bearer \xe9"):
+    for wrong in (bearer(TOKEN + "x"), bearer(TOKEN).replace("Bearer", "Basic"), "Bearer", "Bearer \xe9"):
         assert guarded.ask("GET", "/state", Authorization=wrong)[0] == 401
-    assert guarded.ask("GET", "/state", Authorization=f"Bearer {TOKEN}")[0] == 200
-    assert guarded.ask("GET", "/state", Cookie=f"dkcam={TOKEN}")[0] == 401  # the cookie is not the token
+    assert guarded.ask("GET", "/state", Authorization=bearer(TOKEN))[0] == 200
+    assert guarded.ask("GET", "/state", Cookie="dkcam=" + bearer(TOKEN)[7:])[0] == 401  # the cookie is not the token
     assert TOKEN not in caplog.text
 
 
@@ -408,6 +414,27 @@ def test_noise_on_the_wire_kills_nothing(feed: Feed) -> None:
     assert feed.ask("GET", "/healthz")[0] == 200
     assert feed.json("GET", "/state")[0] == 200
     wait_until(lambda: feed.context.hub.viewers == 0, 15)
+
+
+def test_a_request_that_never_ends_is_let_go(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "REQUEST_S", 0.4)
+    feed = Feed(model_file)
+    try:
+        begun = b"GET /state HTTP/1.1\r\nHost: localhost\r\n"
+        for head in (b"", begun, begun + b"\r\n" + begun):
+            with socket.create_connection(("127.0.0.1", feed.page.port), timeout=5) as client:
+                client.sendall(head)
+                while client.recv(4096):
+                    pass  # until the server closes
+        from websockets.sync.client import connect
+
+        with connect(f"ws://127.0.0.1:{feed.page.port}/live", proxy=None) as client_:
+            end = time.perf_counter() + 1.2
+            while time.perf_counter() < end:  # a WebSocket stays
+                receive(client_)
+                client_.send("seen")
+    finally:
+        feed.close()
 
 
 def test_a_client_that_stops_reading_does_not_hold_the_others(feed: Feed) -> None:
