@@ -34,6 +34,7 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mmap_threshold, trim_threshold = -3, -1  # malloc.h
+    mmap_threshold, trim_threshold, arena_max = -3, -1, -8  # malloc.h
+    mallopt(arena_max, 2)  # else every thread keeps freed pictures of its own
     mallopt(mmap_threshold, 32 << 20)
     mallopt(trim_threshold, 512 << 20)

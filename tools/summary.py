@@ -19,7 +19,7 @@ class RunSummary:
     """Collects results as they come."""
 
     labels: Counter[str] = field(default_factory=Counter)
-    infer_ms: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))
+    infer_ms: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     with_sign: int = 0
     recognised: int = 0
     on_sign: int = 0

@@ -9,6 +9,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ log = logging.getLogger("dkcam")
 
 SEND_BUFFER = 256 << 10  # bytes the system may hold for a client: more would only be older pictures
 MOST_CONNECTIONS = 64
+WORKERS = 2  # threads that encode, and explain
 REQUEST_S = 15.0  # from a connection, or the last answer, to a whole request
 
 
@@ -90,6 +92,7 @@ class PageSink:
 
     def _serve(self) -> None:
         async def serve() -> None:
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WORKERS, "page worker"))
             self._context.hub.attach()
             await self._server.serve(sockets=[self._socket])
 
