@@ -61,8 +61,9 @@ class Place:
             path = path.with_name(f"{path.stem}-{stamp}{path.suffix}")
         _make_way(path)
         self.path = path
-        try:
+        try:  # whether it can be written is known now; the file comes with its first bytes
             path.touch()
+            path.unlink()
         except OSError as error:
             raise self.failure(error) from error
 
@@ -107,7 +108,7 @@ class JsonLines:
     def _open(self) -> None:
         self._place = Place(self._path, live=self._live, rotation=self._rotation)
         self._began, self._size = time.monotonic(), 0
-        self._file: BinaryIO = self._place.path.open("wb", buffering=0 if self._live else -1)
+        self._file: BinaryIO | None = None
 
     def write(self, result: Result) -> bool:
         line = (result.to_json() + "\n").encode()
@@ -115,6 +116,8 @@ class JsonLines:
             self.close()
             self._open()
         try:
+            if self._file is None:
+                self._file = self._place.path.open("wb", buffering=0 if self._live else -1)
             written = self._file.write(line)
             if written != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -128,7 +131,8 @@ class JsonLines:
 
     def close(self, complete: bool = True) -> Path | None:
         try:
-            self._file.close()
+            if self._file is not None:
+                self._file.close()
         except OSError as error:
             self._place.discard()
             raise self._place.failure(error) from error
@@ -142,25 +146,29 @@ class _Bytes:
     """The file as FFmpeg writes it. What fails is remembered and not told to FFmpeg, whose muxer may crash after an error."""
 
     def __init__(self, path: Path) -> None:
-        self._file: BinaryIO = path.open("wb", buffering=0)
+        self._path, self._whole = path, 0
+        self._file: BinaryIO | None = None
         self.name = str(path)
         self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         if self.error is None:
-            whole = self._file.tell()
             try:
+                if self._file is None:
+                    self._file = self._path.open("wb", buffering=0)
                 if self._file.write(data) != len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self._whole += len(data)
             except OSError as error:
                 self.error = error
                 with suppress(OSError):
-                    self._file.truncate(whole)
+                    os.truncate(self._path, self._whole)
         return len(data)
 
     def close(self) -> None:
         try:
-            self._file.close()
+            if self._file is not None:
+                self._file.close()
         except OSError as error:
             self.error = self.error or error
 
@@ -184,7 +192,7 @@ class Video:
         self._stream: Any = None
         self._file: _Bytes | None = None
         self._started = False
-        self._began, self._key_at, self._ticks = time.monotonic(), 0.0, -1
+        self._began, self._key_at, self._ticks, self._frames = time.monotonic(), 0.0, -1, 0
 
     def write(self, result: Result) -> bool:
         import av
@@ -207,8 +215,9 @@ class Video:
             if self._live:
                 self._ticks = max(self._ticks + 1, round((now - self._began) * CLOCK))
                 frame.pts, frame.time_base = self._ticks, Fraction(1, CLOCK)
-                if now - self._key_at >= FRAGMENT_S:
+                if self._frames < 2 or now - self._key_at >= FRAGMENT_S:  # the second ends the first fragment: something is there at once
                     frame.pict_type, self._key_at = av.video.frame.PictureType.I, now
+                self._frames += 1
             self._container.mux(self._stream.encode(frame))
             self._started = True
         except (av.FFmpegError, OSError, ValueError) as error:
@@ -226,10 +235,7 @@ class Video:
         import av
 
         flags = {"movflags": "+frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
-        try:
-            self._file = _Bytes(self._place.path)
-        except OSError as error:
-            raise self._place.failure(error) from error
+        self._file = _Bytes(self._place.path)
         self._container = av.open(self._file, "w", format="mp4", options=flags)
         stream: Any = self._container.add_stream("libx264", rate=self._rate)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"

@@ -9,7 +9,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dkcam.errors import DkcamError
@@ -52,6 +52,7 @@ class Camera:
         self._progress = time.perf_counter()  # of the thread's last sign of life
         self._delay_s = FIRST_DELAY_S
         self._waiting = False
+        self._damaged_since: float | None = None
         self.began = time.perf_counter()
         self.live = False
         self.reason = "not connected yet"
@@ -68,10 +69,7 @@ class Camera:
 
     def stop(self, wait_s: float = 0.5) -> None:
         """End the thread; one that a driver holds is left behind (it is a daemon)."""
-        self._stopping.set()
-        end = time.perf_counter() + wait_s
-        for thread in self._threads:
-            thread.join(max(0.0, end - time.perf_counter()))
+        stop_all([self], wait_s)
 
     def fresh(self) -> bool:
         """Whether a picture waits that nobody has taken."""
@@ -89,16 +87,34 @@ class Camera:
 
     def check(self, now: float) -> None:
         """Give up a thread that shows no sign of life, and start another. For the run's own loop."""
-        hung = not self._waiting and now - self._progress > self._timeout_s + 2.0  # what reads with a timeout has ended by then
-        if not hung or self._stopping.is_set():
+        if self._stopping.is_set():
+            return
+        if self._damaged_since is not None and now - self._damaged_since > self._timeout_s:
+            self._damaged_since = None
+            self._restart(f"{self.name} sends damaged pictures only; opening it again")
+            return
+        # what reads with a timeout has ended by then: one for connecting, one for the first frames
+        if self._waiting or now - self._progress <= 2 * self._timeout_s + 2.0:
             return
         alive = sum(thread.is_alive() for thread in self._threads)
         self._progress = now
         if alive > MOST_HUNG:
             return
+        self._restart(f"{self.name}: its driver has not answered for {2 * self._timeout_s + 2:.0f} s; opening it again")
+
+    def decoded(self, whole: bool) -> None:
+        """Whether a picture that was taken could be decoded."""
+        if whole:
+            self._damaged_since = None
+            return
+        self.damaged += 1
+        if self._damaged_since is None:
+            self._damaged_since = time.perf_counter()
+
+    def _restart(self, why: str) -> None:
         with self._news:
             self._generation += 1
-        self._lost(f"its driver has not answered for {self._timeout_s + 2:.0f} s")
+        self._lost(why)
         self.start()
 
     def _run(self, generation: int, stream: Stream | None) -> None:
@@ -155,3 +171,12 @@ class Camera:
         if self.live or why != self.reason:
             log.log(logging.WARNING if self.live or not self._connections else logging.INFO, "camera %d: %s", self.number, why)
         self.live, self.reason = False, why
+
+
+def stop_all(cameras: Sequence[Camera], wait_s: float = 0.5) -> None:
+    """As ``Camera.stop``, for all of them in the time of one."""
+    end = time.perf_counter() + wait_s
+    for camera in cameras:
+        camera._stopping.set()
+    for thread in [thread for camera in cameras for thread in camera._threads]:
+        thread.join(max(0.0, end - time.perf_counter()))

@@ -143,10 +143,10 @@ class LivePipeline:
         start = time.perf_counter()
         frames: list[tuple[Shot, NDArray[np.uint8]]] = []
         for shot in shots:
-            image = shot.grab()
+            image, lane = shot.grab(), self.lanes[shot.camera]
+            lane.camera.decoded(image is not None)
             if image is None:
-                self.lanes[shot.camera].camera.damaged += 1
-                self.lanes[shot.camera].taken -= 1
+                lane.taken -= 1
             else:
                 frames.append((shot, image))
         if not frames:

@@ -84,6 +84,17 @@ def test_a_run_without_frames_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_two_frames_are_something_already(result: Result, tmp_path: Path, clock: list[float]) -> None:
+    sink = Video(tmp_path / "o.mp4", 25.0, live=True)
+    assert not (tmp_path / "o.mp4").exists()  # no empty file that does not play
+    for _ in range(3):
+        sink.write(result)
+        clock[0] += 0.04
+    assert len(times(tmp_path / "o.mp4")) >= 1
+    sink.close()
+    assert len(times(tmp_path / "o.mp4")) == 3
+
+
 def test_lines_are_there_at_once(result: Result, tmp_path: Path) -> None:
     sink = JsonLines(tmp_path / "e.jsonl", live=True)
     for count in (1, 2, 3):

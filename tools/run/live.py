@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 def run_live(options: RunOptions) -> bool:
     """Whether every rule of severity fail held. Errors: DkcamError."""
-    from dkcam.runtime.live.camera import Camera
+    from dkcam.runtime.live.camera import Camera, stop_all
     from dkcam.runtime.live.pipeline import LivePipeline
     from dkcam.runtime.live.stream import open_stream
     from dkcam.tools.summary import RunSummary
@@ -81,8 +81,7 @@ def run_live(options: RunOptions) -> bool:
                 flight.finish()
         finished = True
     finally:
-        for camera in cameras:
-            camera.stop()
+        stop_all(cameras)
         close_all(outputs, finished)
     for camera in cameras:
         summary = summaries[camera.number]

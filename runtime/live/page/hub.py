@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import cv2
@@ -53,8 +53,9 @@ class Hub:
         with self._lock:
             self._version += 1
             self._newest[result.frame.camera] = self._version, result, style, fps
-        if self.viewers and self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._wake)
+        if self.viewers and self._loop is not None:
+            with suppress(RuntimeError):  # the server is closing
+                self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
         if self._news is not None:

@@ -178,13 +178,25 @@ def test_a_driver_that_hangs_is_left_behind(watch: Callable[..., Camera]) -> Non
     camera = watch(open_, timeout_s=0.1)
     for times in range(1, 8):
         wait_until(lambda: camera.live or len(opened) > camera_module.MOST_HUNG)
-        camera.check(time.perf_counter() + 3)  # as if three seconds had passed
+        camera.check(time.perf_counter() + 3)  # as if three seconds had passed, more than 2 x 0.1 + 2
         if times == 1:
             wait_until(lambda: camera.reopened == 1)
     assert 2 <= len(opened) <= camera_module.MOST_HUNG + 1  # it does not start threads without end
     before = camera.shots
     release.set()
     wait_until(lambda: camera.shots > before)
+
+
+def test_a_camera_that_sends_nothing_but_damage_is_opened_again(server: CameraServer, watch: Callable[..., Camera]) -> None:
+    camera = watch(opener_of(server))
+    wait_until(lambda: camera.live)
+    for whole in (True, False, False, True, False):
+        camera.decoded(whole)
+    assert camera.damaged == 3
+    camera.check(time.perf_counter() + TIMEOUT_S / 2)
+    assert camera.reopened == 0
+    camera.check(time.perf_counter() + 1.1 * TIMEOUT_S)
+    wait_until(lambda: camera.live and camera.reopened == 1)
 
 
 def test_stopping_does_not_wait_for_a_hung_driver(watch: Callable[..., Camera]) -> None:
