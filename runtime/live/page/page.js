@@ -5,7 +5,7 @@ const KEPT = 150; // points of a plot
 const SILENT_MS = 1500; // a picture that is not followed by another in this time is no longer the present
 const views = new Map(); // camera → {figure, canvas, caption, why, header, at}
 const plots = { age: [], infer: [], fps: [] };
-let state = null, socket = null, wait = 500, shown = "all", received = 0;
+let state = null, socket = null, wait = 500, shown = "all", received = 0, refusals = 0;
 
 // ---- pictures ----------------------------------------------------------------------------------------------------
 
@@ -13,12 +13,13 @@ function view(camera) {
   if (!views.has(camera)) {
     const figure = document.createElement("figure"), canvas = document.createElement("canvas");
     const caption = document.createElement("figcaption"), why = document.createElement("div");
-    why.className = "why"; why.hidden = true;
-    figure.append(canvas, caption, why);
+    const image = document.createElement("img");
+    why.className = "why"; why.hidden = true; image.hidden = true; image.alt = "live picture";
+    figure.append(canvas, image, caption, why);
     figure.dataset.camera = camera;
     const later = [...$("pictures").children].find((other) => Number(other.dataset.camera) > camera);
     $("pictures").insertBefore(figure, later || null);
-    views.set(camera, { figure, canvas, caption, why, header: null, at: 0 });
+    views.set(camera, { figure, canvas, image, caption, why, header: null, at: 0 });
   }
   return views.get(camera);
 }
@@ -27,7 +28,7 @@ function connect() {
   const ws = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live?camera=${shown}`);
   socket = ws;
   ws.binaryType = "arraybuffer";
-  ws.onopen = () => { wait = 500; link(""); refresh(); };
+  ws.onopen = () => { wait = 500; refusals = 0; plain(false); link(""); refresh(); };
   ws.onmessage = async (event) => {
     const bytes = new DataView(event.data), length = bytes.getUint32(0);
     const header = JSON.parse(new TextDecoder().decode(new Uint8Array(event.data, 4, length)));
@@ -38,10 +39,20 @@ function connect() {
   };
   ws.onclose = () => {
     if (ws !== socket) return;
-    link("no connection to dk-run; trying again");
+    refusals += 1; // a proxy may let pages through and WebSockets not
+    plain(refusals > 2 && state !== null);
+    link(refusals > 2 && state !== null ? "without WebSocket: pictures only" : "no connection to dk-run; trying again");
     setTimeout(connect, wait);
     wait = Math.min(2 * wait, 5000);
   };
+}
+
+function plain(on) {
+  for (const [camera, its] of views) {
+    if (on === !its.image.hidden) continue;
+    its.image.hidden = !on; its.canvas.hidden = on;
+    if (on) { its.image.src = `/stream.mjpg?camera=${camera}`; its.caption.textContent = ""; } else its.image.removeAttribute("src");
+  }
 }
 
 function draw(header, bitmap) {
@@ -181,7 +192,7 @@ async function refresh() {
     const answer = await fetch("/state");
     if (answer.status === 401) location.reload();
     if (answer.ok) apply(await answer.json());
-  } catch { /* the socket says so */ }
+  } catch { state = null; }
 }
 
 async function change(wanted) {
@@ -198,7 +209,7 @@ $("classes").onchange = (event) => change({ classes: event.target.value ? event.
 $("alpha").oninput = (event) => change({ alpha: Number(event.target.value) });
 $("colormap").onchange = (event) => change({ colormap: event.target.value });
 $("masks").onchange = (event) => change({ masks: event.target.checked });
-$("paused").onclick = () => change({ paused: !state.paused });
+$("paused").onclick = () => change({ paused: $("paused").getAttribute("aria-pressed") !== "true" });
 $("dump").onclick = async () => {
   const answer = await fetch("/dump", { method: "POST" });
   const found = await answer.json();

@@ -478,6 +478,16 @@ def test_a_browser_sees_moving_pictures_and_changes_the_class(feed: Feed, browse
     feed.controls.change(paused=False, classes=None)
 
 
+def test_a_browser_without_websocket_gets_mjpeg(feed: Feed, browser: Callable[[], Chromium]) -> None:
+    page = browser()
+    page.send(
+        "Page.addScriptToEvaluateOnNewDocument",
+        source="window.WebSocket = class { constructor() { setTimeout(() => this.onclose(), 50); } close() {} };",
+    )
+    page.open(f"http://127.0.0.1:{feed.page.port}/")
+    page.until("[...document.querySelectorAll('#pictures img')].filter((image) => image.naturalWidth === 160).length === 2", 15)
+
+
 def test_a_browser_logs_in(guarded: Feed, browser: Callable[[], Chromium]) -> None:
     page = browser()
     page.open(f"http://127.0.0.1:{guarded.page.port}/")
