@@ -44,7 +44,7 @@ def read_config(ctx: click.Context, path: Path) -> dict[str, Any]:
 
     try:
         found = tomllib.loads(read_file(path, "a TOML file with flags of dk-run", DataError).decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path} is not TOML: {error}") from error
     flags = {name[2:]: each for each in ctx.command.params for name in each.opts if name.startswith("--") and each.name}
     flags.pop("config", None)

@@ -140,7 +140,9 @@ def main(
     else:
         from dkcam.tools.run.files import run_files
 
-        for flag, asked in (("--rotate", options.rotation), ("--flight-recorder", flight_recorder), ("--wait", options.wait)):
+        several = any("{camera}" in uri for uri in wanted)
+        cameras_only = {"--rotate": rotate, "--flight-recorder": flight_recorder, "--wait": options.wait, "{camera} in --sink": several}
+        for flag, asked in cameras_only.items():
             if asked:
                 raise SourceError(f"{flag} is for cameras, and {uris[0]} is a file")
         held = run_files(options)

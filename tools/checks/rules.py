@@ -133,6 +133,8 @@ def read_rules(path: Path) -> Rules:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "not YAML"
         raise DataError(f"{path}{f' line {mark.line + 1}' if mark else ''}: {problem}; expected YAML") from error
+    except RecursionError as error:
+        raise DataError(f"{path} is nested too deeply; expected rules (.yaml)") from error
     return _Reader(path).rules(node)
 
 

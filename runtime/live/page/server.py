@@ -29,13 +29,14 @@ REQUEST_S = 15.0  # from a connection, or the last answer, to a whole request
 
 def address(uri: str) -> tuple[str, int]:
     """Host and port of http://HOST:PORT. Errors: SinkError for anything else."""
+    refusal = SinkError(f"{uri}: expected an address of this machine, such as http://127.0.0.1:8080")
     try:
         parts = urlsplit(uri)
         host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
+    except ValueError as error:
+        raise refusal from error
     if parts.scheme != "http" or host is None or parts.path.strip("/") or parts.query or parts.username is not None:
-        raise SinkError(f"{uri}: expected an address of this machine, such as http://127.0.0.1:8080")
+        raise refusal
     return host, 8080 if port is None else port
 
 

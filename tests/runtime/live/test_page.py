@@ -361,6 +361,7 @@ def test_logging_in_gives_a_cookie_that_works(guarded: Feed) -> None:
         ("http://127.0.0.1:99999", None, "expected an address of this machine"),
         ("http://127.0.0.1:0/page", None, "expected an address of this machine"),
         ("http://me:pw@127.0.0.1:0", None, "expected an address of this machine"),
+        ("http://[bad", None, "expected an address of this machine"),
         ("http://:8080", None, "expected an address of this machine"),
     ],
 )

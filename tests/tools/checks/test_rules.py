@@ -89,7 +89,7 @@ def test_mistakes_are_named_with_their_line(tmp_path: Path, old: str, new: str, 
     assert words in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "3", "rules: []", "rules: 3", "- a", "\x00", "a: *b"])
+@pytest.mark.parametrize("text", ["", "3", "[" * 5000, "rules: []", "rules: 3", "- a", "\x00", "a: *b"])
 def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rules.yaml"
     path.write_text(text)
