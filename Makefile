@@ -9,7 +9,7 @@ $(VENV)/demo.mark: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet -e '.[cpu,export]'
+	$(BIN)/python -m pip install --quiet -e '.[cpu,export,page]'
 	touch $@
 
 $(VENV)/test.mark: $(VENV)/demo.mark

@@ -100,8 +100,9 @@ def stale(picture: Picture, words: str) -> Picture:
     out[bar] = (20, 20, 160)
     words = f"STALE  {words}"
     (wide, high), _ = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 2)
-    size = min(width * 0.92 / wide, height * 0.12 / high)
-    place = (round((width - wide * size) / 2), round(height / 2 + high * size / 2))
+    size = min(width * 0.85 / wide, height * 0.12 / high)
+    (wide, high), _ = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, size, max(1, round(2 * size)))
+    place = (max(0, (width - wide) // 2), (height + high) // 2)
     cv2.putText(out, words, place, cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), max(1, round(2 * size)), cv2.LINE_AA)
     return out
 

@@ -193,7 +193,7 @@ def page_context(
     except ImportError as error:
         from dkcam.errors import SinkError
 
-        raise SinkError(f"the live page needs {error.name}; pip install 'dkcam[page]'") from error
+        raise SinkError(f"the live page needs {str(error.name).split('.')[0]}; pip install 'dkcam[page]'") from error
     return Context(options.model.name, controls, explainer, Metrics(cameras or [], recovery, options.model.name), states)
 
 

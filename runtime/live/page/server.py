@@ -63,7 +63,7 @@ class PageSink:
             from dkcam.runtime.live.page.access import Access
             from dkcam.runtime.live.page.app import Page
         except ImportError as error:
-            raise SinkError(f"{uri}: the live page needs {error.name}; pip install 'dkcam[page]'") from error
+            raise SinkError(f"{uri}: the live page needs {str(error.name).split('.')[0]}; pip install 'dkcam[page]'") from error
         host, port = address(uri)
         if token is None and not is_loopback(host):
             raise SinkError(f"{uri}: an address that others can reach needs --token (or --token-file); http://127.0.0.1:{port} does not")

@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 import struct
+import sys
 import threading
 import time
 import zlib
@@ -19,6 +20,7 @@ from urllib.parse import urlencode
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import dkcam
 from dkcam.errors import InputError, SinkError
@@ -30,6 +32,7 @@ from dkcam.runtime.live.page import app as app_module
 from dkcam.runtime.live.page import server as server_module
 from dkcam.runtime.live.page.app import Context, changes, picture_of
 from dkcam.runtime.live.page.metrics import Metrics
+from dkcam.tools.run_command import main
 from tests.runtime.live import chromium
 from tests.runtime.live.camera_server import wait_until
 from tests.runtime.live.chromium import Chromium
@@ -368,6 +371,17 @@ def test_logging_in_gives_a_cookie_that_works(guarded: Feed) -> None:
 def test_addresses_that_cannot_be_served(feed: Feed, uri: str, token: str | None, words: str) -> None:
     with pytest.raises(SinkError, match=words):
         PageSink(uri, feed.context, token=token)
+
+
+@pytest.mark.parametrize("name", ["starlette", "uvicorn", "prometheus_client", "PIL"])
+def test_a_library_that_is_missing_is_named(model_file: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for module in [m for m in sys.modules if m == name or m.startswith((f"{name}.", "dkcam.runtime.live.page"))]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, name, None)
+    result = CliRunner().invoke(
+        main, ["--model", str(model_file), "--source", "demo:frames=2", "--headless", "--sink", "http://127.0.0.1:0"]
+    )
+    assert result.exit_code == 1 and f"needs {name}; pip install 'dkcam[page]'" in result.stderr, result.output
 
 
 def test_a_port_that_is_taken(feed: Feed) -> None:
