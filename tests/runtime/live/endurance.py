@@ -1,6 +1,7 @@
 """Long proofs, for a machine that does nothing else: python -m tests.runtime.live.endurance PART [--json FILE].
 
     restarts   a server that is killed and started again 20 times at random: time to recover, memory
+    faults     a server that cuts off, sends garbage or damage, falls silent, ends, changes its size, 20 times
     kills      dk-run killed with signal 9 at a random moment, 20 times: what its files hold
     age        a camera at 60 frames a second, an engine at about 20, for 10 minutes: age of the pictures
     soak       two looping cameras and the page in Chromium for 30 minutes: memory, threads, file handles
@@ -32,7 +33,7 @@ import cv2
 import numpy as np
 
 from dkcam.runtime.live.camera import FIRST_DELAY_S, LONGEST_DELAY_S
-from tests.runtime.live.camera_server import BOUNDARY, wait_until
+from tests.runtime.live.camera_server import BOUNDARY, CameraServer, wait_until
 from tests.runtime.live.chromium import Chromium
 
 COMMAND = [sys.executable, "-c", "from dkcam.tools.run_command import main; main()"]
@@ -137,6 +138,38 @@ def restarts(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "after": after,
         "end_s": seconds,
         "held": worst <= 2 and reopened >= arguments.times and after["memory_kb"] <= 1.05 * before["memory_kb"],
+    }
+
+
+def faults(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    camera, rng, timeout = CameraServer(30), random.Random(0), 2.0
+    run = Run(folder, "--source", camera.uri, "--frame-timeout", timeout)
+    wait_until(lambda: run.size() > 0, 30)
+    time.sleep(10)
+    before = run.resources()
+    kinds = ("cut", "garbage", "bad", "silent", "end", "resize")
+    worst = dict.fromkeys(kinds, 0.0)
+    for number in range(arguments.times):
+        kind = kinds[number % len(kinds)]
+        time.sleep(rng.uniform(0.5, 2))
+        camera.faults.append(kind)
+        wait_until(lambda: not camera.faults)
+        time.sleep(0.05)  # what was on its way has arrived
+        start, size = time.perf_counter(), run.size()
+        wait_until(lambda size=size: run.size() > size, 20)  # type: ignore[misc]
+        late = time.perf_counter() - start - (timeout if kind == "silent" else 0.0)
+        worst[kind] = max(worst[kind], late)
+    time.sleep(5)
+    after = run.resources()
+    reopened = run.lines()[-1]["reopened"]
+    run.end()
+    return {
+        "faults": arguments.times,
+        "reopened": reopened,
+        "worst_recovery_s": worst,
+        "before": before,
+        "after": after,
+        "held": max(worst.values()) <= FIRST_DELAY_S + 2 and after["memory_kb"] <= 1.05 * before["memory_kb"],
     }
 
 
@@ -333,7 +366,7 @@ def clients(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 PARTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
-    "restarts": restarts, "kills": kills, "age": age, "soak": soak, "clients": clients,
+    "restarts": restarts, "faults": faults, "kills": kills, "age": age, "soak": soak, "clients": clients,
 }  # fmt: skip
 
 
