@@ -142,4 +142,17 @@ class Cuda:
                 graph = self.call("cuStreamEndCapture", self._stream)
             ready = self.call("cuGraphInstantiate", graph, 0)
             self.call("cuGraphDestroy", graph)
-        return lambda: self.call("cuGraphLaunch", ready, self._stream)
+        return _Graph(self, ready)
+
+
+class _Graph:
+    """A captured graph; called, it goes on the stream. Freed with the object."""
+
+    def __init__(self, cuda: Cuda, ready: Any) -> None:
+        self._cuda, self._ready = cuda, ready
+
+    def __call__(self) -> None:
+        self._cuda.call("cuGraphLaunch", self._ready, self._cuda._stream)
+
+    def __del__(self) -> None:
+        self._cuda.quietly("cuGraphExecDestroy", self._ready)

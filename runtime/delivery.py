@@ -26,7 +26,7 @@ class Watch(Protocol):
 
 @dataclass(frozen=True)
 class Explained:
-    """A frame with its explanation. The times are milliseconds; arrived: of time.perf_counter."""
+    """A frame with its explanation. The times are milliseconds; arrived: of time.perf_counter. masks: whether keys were dropped."""
 
     frame: Frame
     explanation: Explanation
@@ -34,6 +34,7 @@ class Explained:
     preprocess_ms: float
     infer_ms: float
     arrived: float
+    masks: bool = True
 
 
 class Speed:
@@ -80,4 +81,4 @@ def result_of(
             mark(drawn, alarms)
     end = time.perf_counter()
     latency = Latency(done.read_ms, done.preprocess_ms, done.infer_ms, (end - start) * 1e3)
-    return Result(done.frame, done.explanation, latency, (end - done.arrived) * 1e3, dropped, drawn, alarms)
+    return Result(done.frame, done.explanation, latency, (end - done.arrived) * 1e3, dropped, drawn, alarms, masks=done.masks)

@@ -71,7 +71,6 @@ class Pipeline:
         self._controls = controls or Controls()
         self._max_frames, self._on_result, self._watch = max_frames, on_result, watch
         self.stop = threading.Event()
-        self.interrupted = ""  # what a signal handler was called for, set together with stop
         self._ready: queue.Queue[_Ready | None] = queue.Queue(DEPTH)
         self._done: queue.Queue[tuple[_Ready, Future[tuple[Explanation, float]]] | None] = queue.Queue(DEPTH)
         self._failures: list[BaseException] = []

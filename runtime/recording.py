@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -95,6 +96,24 @@ def _make_way(path: Path) -> None:
         raise SinkError(f"{path} is there already and cannot be renamed: {error.strerror}; choose another place") from error
 
 
+class _Synced:
+    """Sends a file's bytes to the disk itself every second, in a thread: a slow card does not hold the run up."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._done = file, threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._done.wait(FRAGMENT_S):
+            with suppress(OSError, ValueError):  # what fails here fails where it is written, too
+                os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._done.set()
+        self._thread.join(1.0)
+
+
 class JsonLines:
     """One JSON line a frame."""
 
@@ -109,6 +128,7 @@ class JsonLines:
         self._place = Place(self._path, live=self._live, rotation=self._rotation)
         self._began, self._size = time.monotonic(), 0
         self._file: BinaryIO | None = None
+        self._synced: _Synced | None = None
 
     def write(self, result: Result) -> bool:
         line = (result.to_json() + "\n").encode()
@@ -118,6 +138,7 @@ class JsonLines:
         try:
             if self._file is None:
                 self._file = self._place.path.open("wb", buffering=0 if self._live else -1)
+                self._synced = _Synced(self._file) if self._live else None
             written = self._file.write(line)
             if written != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -131,6 +152,8 @@ class JsonLines:
 
     def close(self, complete: bool = True) -> Path | None:
         try:
+            if self._synced is not None:
+                self._synced.close()
             if self._file is not None:
                 self._file.close()
         except OSError as error:
@@ -145,9 +168,10 @@ class JsonLines:
 class _Bytes:
     """The file as FFmpeg writes it. What fails is remembered and not told to FFmpeg, whose muxer may crash after an error."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._whole = path, 0
+    def __init__(self, path: Path, *, live: bool) -> None:
+        self._path, self._whole, self._live = path, 0, live
         self._file: BinaryIO | None = None
+        self._synced: _Synced | None = None
         self.name = str(path)
         self.error: OSError | None = None
 
@@ -156,6 +180,7 @@ class _Bytes:
             try:
                 if self._file is None:
                     self._file = self._path.open("wb", buffering=0)
+                    self._synced = _Synced(self._file) if self._live else None
                 if self._file.write(data) != len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 self._whole += len(data)
@@ -167,6 +192,8 @@ class _Bytes:
 
     def close(self) -> None:
         try:
+            if self._synced is not None:
+                self._synced.close()
             if self._file is not None:
                 self._file.close()
         except OSError as error:
@@ -235,7 +262,7 @@ class Video:
         import av
 
         flags = {"movflags": "+frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
-        self._file = _Bytes(self._place.path)
+        self._file = _Bytes(self._place.path, live=self._live)
         self._container = av.open(self._file, "w", format="mp4", options=flags)
         stream: Any = self._container.add_stream("libx264", rate=self._rate)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"

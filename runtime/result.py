@@ -50,7 +50,7 @@ class Result:
 
     dropped: frames of a live source that were skipped so far. alarms: rules that are broken, None where none are watched.
     live: of a camera, else None. stale: older than the run's --max-age when it was drawn. repeated: drawn once more,
-    while its camera is silent.
+    while its camera is silent. masks: whether keys were dropped, for graphs with samples.
     """
 
     frame: Frame
@@ -63,6 +63,7 @@ class Result:
     live: Live | None = None
     stale: bool = False
     repeated: bool = False
+    masks: bool = True
 
     def to_json(self) -> str:
         """The line of a .jsonl sink; peak in 0..1 of the frame, null where the heatmap is zero everywhere."""

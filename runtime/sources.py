@@ -33,7 +33,7 @@ NETWORK = ("rtsp://", "rtsps://", "http://", "https://")
 
 def is_live(uri: str) -> bool:
     """Whether a source is a camera, which sends frames whether or not they are taken."""
-    return (uri.isascii() and uri.isdigit()) or uri.startswith((*NETWORK, "v4l2://", "csi://")) or " ! " in uri
+    return (uri.isascii() and uri.isdigit()) or uri.lower().startswith((*NETWORK, "v4l2://", "csi://")) or " ! " in uri
 
 
 def open_source(uri: str) -> Source:
@@ -58,9 +58,9 @@ def open_source(uri: str) -> Source:
         )
     if " ! " in uri:
         return _gstreamer(uri, uri)
-    scheme = re.match(r"([a-z0-9+]+)://", uri)
+    scheme = re.match(r"([A-Za-z0-9+]+)://", uri)
     if scheme:
-        raise SourceError(f"{uri}: {scheme.group(1)}:// is not a known source; expected rtsp, http, v4l2 or csi, a file or a folder")
+        raise SourceError(f"{scheme.group(1)}://… is not a known source; expected rtsp, http, v4l2 or csi, a file or a folder")
     path = Path(uri)
     if exists(path) and path.is_dir():
         return Pictures(uri, sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES))

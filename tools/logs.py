@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from contextlib import suppress
 
 import click
 
@@ -14,6 +15,10 @@ _as_json = False
 
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError, ValueError):  # a full disk or a closed pipe behind stderr is no reason to end
+            self._emit(record)
+
+    def _emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
         trace = logging.Formatter().formatException(record.exc_info) if record.exc_info else None
         if _as_json:
@@ -38,6 +43,11 @@ def configure(kind: str = "text", *, verbose: bool = False) -> None:
 
 def say(level: str, message: str) -> None:
     """A line of a command's own: "model: …", "note: …", "error: …"."""
+    with suppress(OSError, ValueError):
+        _say(level, message)
+
+
+def _say(level: str, message: str) -> None:
     if _as_json:
         record = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "level": level, "message": message}
         click.echo(json.dumps(record, ensure_ascii=False), err=True)

@@ -126,9 +126,8 @@ def main(
         provider_options=dict(provider_options),
         **given,
     )
-    check_places(
-        {options.model: "the model"} | {Path(uri): "the source" for uri in uris} | ({replay: "the dump"} if replay else {}), wanted
-    )
+    inputs = {options.model: "the model"} | {Path(uri): "the source" for uri in uris} | ({replay: "the dump"} if replay else {})
+    check_places(inputs, wanted, len(uris))
     if dump is not None:
         from dkcam.tools.run.replay import run_replay
 

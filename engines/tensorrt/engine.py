@@ -24,7 +24,7 @@ from dkcam.engines.tensorrt.make import make_engine
 from dkcam.engines.tensorrt.runtime_cache import open_context
 from dkcam.errors import DkcamError, EngineError, InputError
 
-KEPT_SHAPES = 4  # sets of input shapes that stay ready, each with a context and buffers of its own
+KEPT_SHAPES = 8  # sets of input shapes that stay ready, each with a context and buffers of its own
 WARM_RUNS = 2  # before a CUDA graph is captured: TensorRT sets itself up in the first one
 
 log = logging.getLogger("dkcam")

@@ -24,7 +24,7 @@ MOST_HUNG = 3  # threads that a driver never gave back; more are not started
 
 @dataclass(frozen=True)
 class Shot:
-    """A picture as it arrived. index: of this camera, from 0. at: of time.perf_counter, when it arrived."""
+    """A picture as it arrived. index: of this camera, from 0. at: of time.perf_counter, when it arrived, or should have."""
 
     camera: int
     index: int
@@ -135,8 +135,8 @@ class Camera:
         try:
             stream = stream or self._open()
             try:
-                for grab in stream.grabs():
-                    if self._stopping.is_set() or not self._arrived(generation, grab):
+                for grab, late_s in stream.grabs():
+                    if self._stopping.is_set() or not self._arrived(generation, grab, late_s):
                         return ""
             finally:
                 stream.close()
@@ -147,13 +147,13 @@ class Camera:
             return f"{self.name}: {type(error).__name__}: {error}"
         return f"{self.name} ended the stream"
 
-    def _arrived(self, generation: int, grab: Grab) -> bool:
+    def _arrived(self, generation: int, grab: Grab, late_s: float) -> bool:
         now = time.perf_counter()
         with self._news:
             if generation != self._generation:
                 return False
             self.dropped += self._newest is not None
-            self._newest = Shot(self.number, self.shots, now, grab)
+            self._newest = Shot(self.number, self.shots, now - late_s, grab)
             self.shots += 1
             self._progress = self.last_at = now
             self._news.notify_all()

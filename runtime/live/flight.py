@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import threading
 import time
 import zipfile
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,7 +30,6 @@ from numpy.typing import NDArray
 
 from dkcam.errors import DkcamError, SinkError, SourceError
 from dkcam.files import replacing
-from dkcam.runtime.controls import Controls
 from dkcam.runtime.explainer import Explains
 from dkcam.runtime.frame import Frame
 from dkcam.runtime.live.stream import decode_jpeg
@@ -37,6 +38,9 @@ from dkcam.runtime.result import Result
 log = logging.getLogger("dkcam")
 
 FORMAT = 1
+MOST_MEMORY = 1 << 30  # bytes of frames, inputs and maps
+SPARE = 1 << 30  # bytes that a dump leaves free on the disk
+DAMAGE = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, OSError, EOFError, RuntimeError, NotImplementedError)
 QUALITY = 90
 # largest difference of a heatmap, as a share of its maximum, between two runs of one input
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 5e-2}
@@ -55,6 +59,10 @@ class _Kept:
     masks: bool
     line: str
 
+    @property
+    def bytes(self) -> int:
+        return len(self.jpeg) + self.inputs.nbytes + self.heatmap.nbytes + self.scores.nbytes
+
 
 class FlightRecorder:
     """Keeps the last ``seconds`` of results in memory. folder: where dumps go.
@@ -62,18 +70,20 @@ class FlightRecorder:
     about: what the dump says of the run. A rule's alarm writes a dump by itself, at most one in ``seconds``.
     """
 
-    def __init__(self, folder: Path, seconds: float, explainer: Callable[[], Explains], controls: Controls, about: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, seconds: float, explainer: Callable[[], Explains], about: dict[str, Any]) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SinkError(f"{folder} cannot be made a folder: {error.strerror}; choose another place for the flight recorder") from error
-        self._folder, self._seconds, self._explainer, self._controls, self._about = folder, seconds, explainer, controls, about
+        self._folder, self._seconds, self._explainer, self._about = folder, seconds, explainer, about
         self._ring: deque[_Kept] = deque()
+        self._held = 0  # bytes
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._threads: list[threading.Thread] = []
+        self._stopping = threading.Event()
         self._alarmed_at = -float("inf")
-        self._broken: frozenset[str] = frozenset()
+        self._broken: dict[int, frozenset[str]] = {}  # by camera
 
     def add(self, result: Result) -> None:
         """Keep a result; called for every one."""
@@ -95,36 +105,47 @@ class FlightRecorder:
             np.array(said.probabilities, np.float32),
             tuple(int(number) for number in said.explained),
             result.frame.camera,
-            self._controls.settings.masks,
+            result.masks,
             result.to_json(),
         )
         with self._lock:
             self._ring.append(kept)
-            while self._ring and self._ring[0].at < now - self._seconds:
-                self._ring.popleft()
+            self._held += kept.bytes
+            while self._ring and (self._ring[0].at < now - self._seconds or self._held > MOST_MEMORY):
+                self._held -= self._ring.popleft().bytes
         broken = frozenset(alarm.rule for alarm in result.alarms or ())
-        if broken - self._broken and now - self._alarmed_at >= self._seconds:
+        new = broken - self._broken.get(result.frame.camera, frozenset())
+        if new and now - self._alarmed_at >= self._seconds:
             self._alarmed_at = now
-            self.dump_soon(f"rule {sorted(broken - self._broken)[0]}")
-        self._broken = broken
+            self.dump_soon(f"rule {min(new)}")
+        self._broken[result.frame.camera] = broken
 
     def dump_soon(self, cause: str) -> None:
         """As ``dump``, in a thread of its own."""
-        thread = threading.Thread(target=self.dump, args=(cause,), name="flight recorder")
+        thread = threading.Thread(target=self.dump, args=(cause,), name="flight recorder", daemon=True)
         self._threads = [old for old in self._threads if old.is_alive()] + [thread]
         thread.start()
 
     def finish(self, wait_s: float = 1.5) -> None:
-        """Wait for dumps that are being written."""
+        """Wait for dumps that are being written; those that take longer are given up."""
         end = time.monotonic() + wait_s
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
+        self._stopping.set()
+        if any(thread.is_alive() for thread in self._threads):
+            log.warning("the flight recorder's dump was not finished")
+            for thread in self._threads:
+                thread.join(0.3)
 
     def dump(self, cause: str) -> Path | None:
         """Write what is in memory; the file, or None where there is nothing or it cannot be written (a warning says so)."""
         with self._lock:
             kept = list(self._ring)
         if not kept:
+            return None
+        size = sum(each.bytes for each in kept)
+        if shutil.disk_usage(self._folder if self._folder.is_dir() else self._folder.parent).free < size + SPARE:
+            log.warning("the flight recorder (%s) was not written: less than 1 GiB would stay free beside its %d MB", cause, size >> 20)
             return None
         with self._writing:
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
@@ -154,6 +175,8 @@ class FlightRecorder:
             archive.writestr("flight.json", json.dumps(about, indent=1))
             archive.writestr("results.jsonl", "".join(each.line + "\n" for each in kept))
             for number, each in enumerate(kept):
+                if self._stopping.is_set():
+                    raise SinkError("the run ended before it was whole")
                 archive.writestr(f"{number:06d}.jpg", each.jpeg, zipfile.ZIP_STORED)
                 for name, array in (("input", each.inputs), ("heatmap", each.heatmap), ("scores", each.scores)):
                     buffer = BytesIO()
@@ -187,11 +210,15 @@ class Replay:
                 raise SourceError(f"{path} has format {about['format']}, this dkcam reads {FORMAT}; replay it with the dkcam that wrote it")
             self.model, self.sha256, self.cause = str(about["model"]), str(about["sha256"]), str(about["cause"])
             self.resize, self.grid, self.background = about["resize"], about["grid"], about["background"]
+            if self.grid is not None and not (len(self.grid) == 2 and all(type(side) is int and 1 <= side <= 64 for side in self.grid)):
+                raise ValueError(f"its grid is {self.grid}")
+            if not all(word is None or isinstance(word, str) for word in (self.background, self.resize)):
+                raise ValueError("its background or resize mode is no text")
             self.seed = int(about["seed"])
             self._frames = [
                 (tuple(f["size"]), tuple(int(k) for k in f["explained"]), int(f["camera"]), bool(f["masks"])) for f in about["frames"]
             ]
-        except (zipfile.BadZipFile, KeyError, ValueError, TypeError, OSError) as error:
+        except (*DAMAGE, TypeError) as error:
             raise SourceError(f"{path} is not a whole dump of the flight recorder ({error})") from error
         self.count = len(self._frames)
 
@@ -203,10 +230,12 @@ class Replay:
                     image = decode_jpeg(archive.read(f"{number:06d}.jpg"))
                     names = ("input", "heatmap", "scores")
                     arrays = [np.load(BytesIO(archive.read(f"{number:06d}.{name}.npy")), allow_pickle=False) for name in names]
-                except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+                except DAMAGE as error:
                     raise SourceError(f"{self.path} is damaged at frame {number} ({error})") from error
                 if image is None or image.shape[:2] != size:
                     raise SourceError(f"{self.path} is damaged: frame {number} is no picture of {size[1]}x{size[0]} pixels")
+                if arrays[1].ndim != 3 or arrays[2].shape != (len(explainer.spec.labels),):
+                    raise SourceError(f"{self.path} is damaged: frame {number} has maps {arrays[1].shape} and scores {arrays[2].shape}")
                 frame = Frame(image, number, str(self.path), float(number), camera=camera)
                 yield Replayed(frame, explainer.prepared_from(arrays[0], *size), explained, masks, arrays[1], arrays[2])
 

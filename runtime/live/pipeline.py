@@ -75,11 +75,11 @@ class LivePipeline:
         self._max_age_s, self._max_frames, self._on_result = max_age_s, max_frames, on_result
         self._mosaic = Mosaic([camera.name for camera in cameras]) if len(cameras) > 1 else None
         self.stop = threading.Event()
-        self.interrupted = ""
         self._done: queue.Queue[list[Explained] | None] = queue.Queue()
         self._room = threading.Semaphore(1)  # one batch may wait for the writer
         self._next = 0  # the camera that is asked first
         self._failure: BaseException | None = None
+        self._warned = False
         self._began = min((camera.began for camera in cameras), default=0.0)
         self._first = self._last = 0.0
         self._written = 0
@@ -121,7 +121,7 @@ class LivePipeline:
     def _newest(self) -> list[Shot]:
         """New frames of as many cameras as the engine takes at once; who was left out is first next time."""
         with self._news:
-            if not any(lane.camera.fresh() for lane in self.lanes):
+            if not any(lane.camera.fresh() and lane.taken != self._max_frames for lane in self.lanes):
                 self._news.wait(0.1)
         shots: list[Shot] = []
         count = len(self.lanes)
@@ -143,7 +143,7 @@ class LivePipeline:
         start = time.perf_counter()
         frames: list[tuple[Shot, NDArray[np.uint8]]] = []
         for shot in shots:
-            image, lane = shot.grab(), self.lanes[shot.camera]
+            image, lane = _decoded(shot), self.lanes[shot.camera]
             lane.camera.decoded(image is not None)
             if image is None:
                 lane.taken -= 1
@@ -161,7 +161,7 @@ class LivePipeline:
             if explanation is not None:
                 lane = self.lanes[shot.camera]
                 frame = Frame(image, shot.index, lane.camera.name, shot.at - self._began, camera=shot.camera)
-                done.append(Explained(frame, explanation, (read - start) * 1e3, prepare_ms, infer_ms, shot.at))
+                done.append(Explained(frame, explanation, (read - start) * 1e3, prepare_ms, infer_ms, shot.at, settings.masks))
         return done
 
     def _write(self) -> None:
@@ -183,9 +183,17 @@ class LivePipeline:
             for result in results:
                 self._written += 1
                 self._last = time.perf_counter()
-                self._on_result(result)
+                self._told(result)
             if self.stop.is_set() and not batch:
                 return
+
+    def _told(self, result: Result) -> None:
+        try:
+            self._on_result(result)
+        except Exception:  # statistics and the flight recorder are worth less than the run
+            if not self._warned:
+                log.exception("a result could not be counted or kept")
+            self._warned = True
 
     def _result(self, done: Explained) -> Result:
         lane = self.lanes[done.frame.camera]
@@ -244,12 +252,22 @@ class LivePipeline:
                 for result in wanted:
                     if not sink.write(result):
                         self.stop.set()
-            except SinkError as error:
+            except Exception as error:
                 self._give_up(sink, error)
 
-    def _give_up(self, sink: Sink, error: SinkError) -> None:
+    def _give_up(self, sink: Sink, error: Exception) -> None:
         """One warning; the run is worth more than one of its outputs."""
-        log.warning("%s; this output ends here, the run goes on", error)
+        words = str(error) if isinstance(error, SinkError) else f"{sink.name} failed: {type(error).__name__}: {error}"
+        log.warning("%s; this output ends here, the run goes on", words)
         self.sinks.remove(sink)
-        with suppress(SinkError):
+        with suppress(Exception):
             sink.close(complete=False)
+
+
+def _decoded(shot: Shot) -> NDArray[np.uint8] | None:
+    """A camera's data is not to be trusted: what a decoder says of it concerns this picture only."""
+    try:
+        return shot.grab()
+    except Exception:
+        log.debug("camera %d: a picture could not be decoded", shot.camera, exc_info=True)
+        return None

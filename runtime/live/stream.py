@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
@@ -16,6 +17,9 @@ from dkcam.runtime.process import quiet_opencv
 from dkcam.runtime.sources import NETWORK, open_source
 
 Picture = NDArray[np.uint8]
+MOST_PIXELS = 100_000_000
+MOST_LAG_S = 30.0  # behind the first picture; more is a jump of the stream's clock
+DRIFT = 5e-4  # a camera's clock against this one's
 Grab = Callable[[], "Picture | None"]  # makes the picture, uint8 [H, W, 3] BGR; None where the camera sent a damaged one
 
 
@@ -24,21 +28,25 @@ class Stream(Protocol):
     nobody takes costs next to nothing. It ends, or raises SourceError, when the connection does.
     """
 
-    def grabs(self) -> Iterator[Grab]: ...
+    def grabs(self) -> Iterator[tuple[Grab, float]]:
+        """Each with the seconds it is late: behind the stream's own clock, because it waited in a buffer on the way."""
+        ...
+
     def close(self) -> None: ...
 
 
 def open_stream(uri: str, timeout_s: float) -> Stream:
     """Connect. Errors: SourceError saying why nothing answers."""
-    if uri.startswith(NETWORK):
+    if uri.lower().startswith(NETWORK):
         return NetworkStream(uri, timeout_s)
     return DeviceStream(uri)
 
 
 def shown(uri: str) -> str:
     """A source's name for people, logs and files: without the password, and without its query, where keys travel."""
-    if not uri.startswith(NETWORK):
-        return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1@", uri)  # in a GStreamer pipeline
+    if not uri.lower().startswith(NETWORK):
+        uri = re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1@", uri)  # in a GStreamer pipeline
+        return re.sub(r"\b((?:[\w-]*-)?(?:pw|pass|passwd|password)\s*=\s*)(\"[^\"]*\"|\S+)", r"\1…", uri, flags=re.IGNORECASE)
     try:
         parts = urlsplit(uri)
     except ValueError:
@@ -58,7 +66,7 @@ class NetworkStream:
         import av
 
         options = {"fflags": "nobuffer", "flags": "low_delay", "max_delay": "200000", "probesize": "65536", "analyzeduration": "500000"}
-        if uri.startswith("rtsp"):
+        if uri.lower().startswith("rtsp"):
             options["analyzeduration"] = "2000000"  # its frame size may come with the first key frame only
             if not uri.endswith("?udp"):
                 options["rtsp_transport"] = "tcp"
@@ -74,25 +82,26 @@ class NetworkStream:
         self._stream.thread_type = "SLICE"  # threads over frames would hold back as many frames as there are threads
         self._timeout_s = timeout_s
 
-    def grabs(self) -> Iterator[Grab]:
+    def grabs(self) -> Iterator[tuple[Grab, float]]:
+        """See ``Stream``. MJPEG over HTTP has no clock, and is never late: packets are taken as fast as they come."""
         import av
 
         mjpeg = self._stream.codec_context.name == "mjpeg"
-        convert = _Converter()
+        convert, lag = _Converter(), Lag()
         try:
             for packet in self._container.demux(self._stream):
                 if not packet.size:
                     continue
                 if mjpeg:
-                    yield _jpeg(bytes(packet))
+                    yield _jpeg(bytes(packet)), 0.0
                     continue
                 try:
                     frames = packet.decode()
                 except av.error.InvalidDataError:
-                    yield _damaged
+                    yield _damaged, 0.0
                     continue
                 for frame in frames:
-                    yield _damaged if frame.is_corrupt else convert.later(frame)
+                    yield _damaged if frame.is_corrupt else convert.later(frame), lag.of(frame.time, time.perf_counter())
         except (av.FFmpegError, OSError) as error:
             raise SourceError(f"{self._name} broke off: {_reason(error, self._timeout_s)}") from error
 
@@ -104,14 +113,37 @@ class DeviceStream:
     """A camera of this machine, or a GStreamer pipeline."""
 
     def __init__(self, uri: str) -> None:
-        self._source = open_source(uri)
+        try:
+            self._source = open_source(uri)
+        except SourceError as error:
+            raise SourceError(str(error).replace(uri, shown(uri))) from error
 
-    def grabs(self) -> Iterator[Grab]:
+    def grabs(self) -> Iterator[tuple[Grab, float]]:
         for frame in self._source:
-            yield lambda image=frame.image: image  # type: ignore[misc]
+            yield (lambda image=frame.image: image), 0.0  # type: ignore[misc]
 
     def close(self) -> None:
         self._source.close()
+
+
+class Lag:
+    """How late a picture is, from its time on the stream's clock: the quickest so far counts as not late at all."""
+
+    def __init__(self) -> None:
+        self._offset: float | None = None
+        self._at = 0.0
+
+    def of(self, stream_s: float | None, now: float) -> float:
+        """stream_s: of the picture, None where the stream has no clock. now: of time.perf_counter."""
+        if stream_s is None:
+            return 0.0
+        offset = now - stream_s
+        if self._offset is None or abs(offset - self._offset) > MOST_LAG_S:
+            self._offset = offset
+        else:
+            self._offset = min(self._offset + DRIFT * (now - self._at), offset)
+        self._at = now
+        return offset - self._offset
 
 
 class _Converter:
@@ -137,8 +169,19 @@ def decode_jpeg(data: bytes) -> Picture | None:
     quiet_opencv()
     if data[:2] != b"\xff\xd8" or data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         return None
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if _jpeg_pixels(data) > MOST_PIXELS:
+        return None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        return None
     return None if image is None else np.asarray(image, np.uint8)
+
+
+def _jpeg_pixels(data: bytes) -> int:
+    """What the headers say; the largest, where there are several. ITU-T T.81, B.2.2: FF C0..CF, length, precision, height, width."""
+    found = re.finditer(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]..[\x08\x0c](..)(..)[\x01\x03\x04]", data[: 1 << 17], re.DOTALL)
+    return max((int.from_bytes(one[1], "big") * int.from_bytes(one[2], "big") for one in found), default=0)
 
 
 def _damaged() -> None:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dkcam.tools.run.shared import (
+    Interrupt,
     RunOptions,
     close_all,
+    interrupts,
     is_page,
     live_rules,
     open_explainer,
     progress_bar,
-    say_stopped,
     settle_process,
-    stop_on_interrupt,
 )
 
 if TYPE_CHECKING:
@@ -27,6 +27,11 @@ MOST_LANES = 8  # each holds its own activations in memory
 
 def run_files(options: RunOptions) -> bool:
     """Whether every rule of severity fail held. Errors: DkcamError."""
+    with interrupts() as interrupt:
+        return _run(options, interrupt)
+
+
+def _run(options: RunOptions, interrupt: Interrupt) -> bool:
     from dkcam.engines.onnxruntime_engine import cores
     from dkcam.runtime.sinks import open_sink
     from dkcam.runtime.sources import open_source
@@ -44,7 +49,7 @@ def run_files(options: RunOptions) -> bool:
         for uri in options.sinks:
             outputs.append(_page(uri, options, controls, explainer) if is_page(uri) else open_sink(uri, rate))
         watch = live_rules(options.rules, explainer) if options.rules else None
-        _run_all(opened, explainer, outputs, controls, watch, options.max_frames)
+        _run_all(opened, explainer, outputs, controls, watch, options.max_frames, interrupt)
         finished = True
     finally:
         for source in opened:
@@ -67,7 +72,9 @@ def _page(uri: str, options: RunOptions, controls: Any, explainer: Any) -> Sink:
     return page
 
 
-def _run_all(sources: list[Source], explainer: Any, sinks: list[Sink], controls: Any, watch: Any, max_frames: int | None) -> None:
+def _run_all(
+    sources: list[Source], explainer: Any, sinks: list[Sink], controls: Any, watch: Any, max_frames: int | None, interrupt: Interrupt
+) -> None:
     from dkcam.runtime.pipeline import Pipeline
     from dkcam.tools.summary import RunSummary
 
@@ -83,10 +90,10 @@ def _run_all(sources: list[Source], explainer: Any, sinks: list[Sink], controls:
                 advance()
 
             pipeline = Pipeline(source, explainer, sinks, controls=controls, watch=watch, max_frames=max_frames, on_result=on_result)
-            with stop_on_interrupt(pipeline):
-                done = pipeline.run()
+            interrupt.running = pipeline.stop
+            done = pipeline.run()
         if done.frames:
             click.echo(f"{source.name.rstrip(':')}: " + "\n  ".join(summary.lines(done.frames, done.fps, done.dropped)))
-        say_stopped(pipeline)
-        if pipeline.interrupted:
+        interrupt.say()
+        if interrupt.by:
             break

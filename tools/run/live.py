@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dkcam.tools.run.shared import (
+    Interrupt,
     RunOptions,
     close_all,
+    interrupts,
     is_page,
     live_rules,
     open_explainer,
-    say_stopped,
     settle_process,
-    stop_on_interrupt,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 
 def run_live(options: RunOptions) -> bool:
     """Whether every rule of severity fail held. Errors: DkcamError."""
+    with interrupts() as interrupt:
+        return _run(options, interrupt)
+
+
+def _run(options: RunOptions, interrupt: Interrupt) -> bool:
     from dkcam.runtime.live.camera import Camera, stop_all
     from dkcam.runtime.live.pipeline import LivePipeline
     from dkcam.runtime.live.stream import open_stream
@@ -50,7 +55,7 @@ def run_live(options: RunOptions) -> bool:
         recovery = _recovery(options)
         controls = options.controls()
         watches = {c.number: live_rules(options.rules, recovery.explainer, quiet=c.number > 0) for c in cameras} if options.rules else {}
-        flight = _flight(options, recovery, controls)
+        flight = _flight(options, recovery)
         _open_outputs(options, outputs, cameras, recovery, controls, flight)
         recovery.explainer.warm_up()
         summaries = {camera.number: RunSummary() for camera in cameras}
@@ -74,11 +79,12 @@ def run_live(options: RunOptions) -> bool:
         )
         pause = _pause(controls)
         _listen(outputs, {"d": partial(flight.dump_soon, "key d")} if flight else {}, pause)
-        with stop_on_interrupt(pipeline, partial(flight.dump_soon, "SIGUSR1") if flight else None):
-            done = pipeline.run()
-            outputs[:] = pipeline.sinks  # without those that failed on the way
-            if flight is not None:
-                flight.finish()
+        interrupt.on_usr1 = partial(flight.dump_soon, "SIGUSR1") if flight else None
+        interrupt.running = pipeline.stop
+        done = pipeline.run()
+        outputs[:] = pipeline.sinks  # without those that failed on the way
+        if flight is not None:
+            flight.finish(1.0)
         finished = True
     finally:
         stop_all(cameras)
@@ -90,7 +96,7 @@ def run_live(options: RunOptions) -> bool:
             fps = frames / done.seconds if done.seconds else 0.0
             back = f", lost and back {camera.reopened} times" if camera.reopened else ""
             click.echo(f"{camera.name}: " + "\n  ".join(summary.lines(frames, fps, camera.dropped)) + back)
-    say_stopped(pipeline)
+    interrupt.say()
     for number, watch in watches.items():
         for line in watch.lines():
             click.echo(f"{line} (camera {number})" if len(cameras) > 1 else line)
@@ -142,7 +148,7 @@ def _batch(explainer: Explains, options: RunOptions) -> int:
     return spec.batch[1] if "batch" in spec.dynamic and options.grid is None else 1
 
 
-def _flight(options: RunOptions, recovery: Recovery, controls: Controls) -> FlightRecorder | None:
+def _flight(options: RunOptions, recovery: Recovery) -> FlightRecorder | None:
     from dkcam.runtime.live.flight import FlightRecorder
 
     if options.flight_folder is None:
@@ -154,7 +160,7 @@ def _flight(options: RunOptions, recovery: Recovery, controls: Controls) -> Flig
         "background": options.background,
         "seed": 0,
     }
-    return FlightRecorder(options.flight_folder, options.flight_seconds, lambda: recovery.explainer, controls, about)
+    return FlightRecorder(options.flight_folder, options.flight_seconds, lambda: recovery.explainer, about)
 
 
 def _open_outputs(
@@ -189,12 +195,14 @@ def page_context(
     """What the live page shows. Errors: SinkError where its libraries are missing."""
     try:
         from dkcam.runtime.live.page.app import Context
+        from dkcam.runtime.live.page.hub import Hub
         from dkcam.runtime.live.page.metrics import Metrics
     except ImportError as error:
         from dkcam.errors import SinkError
 
         raise SinkError(f"the live page needs {str(error.name).split('.')[0]}; pip install 'dkcam[page]'") from error
-    return Context(options.model.name, controls, explainer, Metrics(cameras or [], recovery, options.model.name), states)
+    metrics = Metrics(cameras or [], recovery, options.model.name)
+    return Context(options.model.name, controls, explainer, metrics, states, hub=Hub(options.max_age))
 
 
 def _states(cameras: list[Camera]) -> list[dict[str, Any]]:

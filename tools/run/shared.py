@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -88,13 +88,14 @@ def is_page(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
-def check_places(inputs: Mapping[Path, str], sinks: Sequence[str]) -> None:
+def check_places(inputs: Mapping[Path, str], sinks: Sequence[str], cameras: int = 1) -> None:
     """No sink twice, and none that would replace one of ``inputs`` ({path: what it is})."""
     from dkcam.errors import SinkError
     from dkcam.files import check_target, exists
 
     taken: set[Path] = set()
-    for uri in sinks:
+    each = [uri.replace("{camera}", str(k)) for uri in sinks for k in range(cameras if "{camera}" in uri else 1)]
+    for uri in each:
         place = Path(uri).resolve()
         if place in taken:
             raise SinkError(f"{uri} is given twice; give each sink once")
@@ -114,13 +115,16 @@ def close_all(outputs: Sequence[Sink], finished: bool) -> None:
     from dkcam.errors import SinkError
 
     failed: SinkError | None = None
+    places: list[Path] = []
     for sink in outputs:
         try:
             written = sink.close(complete=finished)
             if written is not None:
-                click.echo(f"wrote {written}")
+                places.append(written)
         except SinkError as error:
             failed = failed or error
+    for place in places:
+        click.echo(f"wrote {place}")
     if failed is not None and finished:
         raise failed
 
@@ -136,35 +140,44 @@ def settle_process() -> None:
     keep_freed_memory()
 
 
-class Stoppable(Protocol):
-    stop: threading.Event
-    interrupted: str
+@dataclass
+class Interrupt:
+    """What signals do. running: what to stop; before there is something, a signal breaks off. by: the signal that came."""
+
+    running: threading.Event | None = None
+    by: str = ""
+    on_usr1: Callable[[], None] | None = None
+
+    def handle(self, number: int, frame: Any) -> None:
+        if self.running is None or (self.by and number == signal.SIGINT):
+            raise KeyboardInterrupt
+        self.by = self.by or ("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
+        self.running.set()
+
+    def usr1(self, number: int, frame: Any) -> None:
+        if self.on_usr1 is not None:
+            self.on_usr1()
+        else:
+            say("note", "SIGUSR1 writes the flight recorder, and there is none; start with --flight-recorder DIR")
+
+    def say(self) -> None:
+        if self.by:
+            say("info", f"stopped by {self.by}; outputs are complete up to here")
 
 
 @contextmanager
-def stop_on_interrupt(pipeline: Stoppable, on_usr1: Callable[[], None] | None = None) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) ends the run cleanly; a second one breaks it off."""
-
-    def handle(number: int, frame: Any) -> None:
-        if pipeline.interrupted:
-            raise KeyboardInterrupt
-        pipeline.interrupted = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        pipeline.stop.set()
-
-    handlers: dict[int, Any] = {signal.SIGINT: handle, signal.SIGTERM: handle}
-    if on_usr1 is not None and hasattr(signal, "SIGUSR1"):
-        handlers[signal.SIGUSR1] = lambda number, frame: on_usr1()
+def interrupts() -> Iterator[Interrupt]:
+    """The first Ctrl-C or SIGTERM ends the run cleanly, a second Ctrl-C breaks it off. Holds until the outputs are closed."""
+    found = Interrupt()
+    handlers: dict[int, Any] = {signal.SIGINT: found.handle, signal.SIGTERM: found.handle}
+    if hasattr(signal, "SIGUSR1"):
+        handlers[signal.SIGUSR1] = found.usr1
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield
+        yield found
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def say_stopped(pipeline: Stoppable) -> None:
-    if pipeline.interrupted:
-        say("info", f"stopped by {pipeline.interrupted}; outputs are complete up to here")
 
 
 @contextmanager

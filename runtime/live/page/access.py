@@ -12,7 +12,6 @@ import ipaddress
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,7 +20,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-COOKIE = "dkcam"
 WITHOUT_TOKEN = ("/healthz", "/page.css")
 BODY_S = 10.0  # for a request's body to arrive
 WRONG_TOKEN_S = 0.5  # an answer to a wrong token takes this long
@@ -33,11 +31,14 @@ LOGIN = """<!doctype html><meta charset="utf-8"><meta name="viewport" content="w
 
 
 class Access:
-    """app: what is guarded. hosts: names it is reached by besides addresses, localhost and this machine's name."""
+    """app: what is guarded. port: it is served at. hosts: names it is reached by besides addresses, localhost and this
+    machine's name.
+    """
 
-    def __init__(self, app: App, *, token: str | None, hosts: frozenset[str] = frozenset()) -> None:
+    def __init__(self, app: App, *, token: str | None, port: int = 0, hosts: frozenset[str] = frozenset()) -> None:
         self._app = app
         self._token = token.encode() if token is not None else None
+        self._cookie = f"dkcam-{port}"  # browsers keep one set for all ports of a host
         self._session = secrets.token_urlsafe(32)
         own = socket.gethostname().lower()
         self._hosts = hosts | {"localhost", own, f"{own}.local"}
@@ -68,8 +69,10 @@ class Access:
         if not self._own(host):
             return "the Host header names another server; use this machine's address or name\n"
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _place(origin) != host.lower():
             return "the Origin header names another site\n"
+        if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
+            return "another site's page asks for this\n"  # browsers say so where they send no Origin, as for pictures
         return None
 
     def _own(self, host: str) -> bool:
@@ -87,11 +90,10 @@ class Access:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self._right(given.strip().encode("latin-1")):
             return True
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-        except CookieError:
-            return False
-        return cookie is not None and secrets.compare_digest(cookie.value.encode(), self._session.encode())
+        held = [part.strip().partition("=") for part in headers.get("cookie", "")[:8192].split(";")]
+        return any(
+            name == self._cookie and secrets.compare_digest(value.encode("latin-1"), self._session.encode()) for name, _, value in held
+        )
 
     def _right(self, given: bytes) -> bool:
         return self._token is not None and secrets.compare_digest(given, self._token)
@@ -103,10 +105,17 @@ class Access:
             await asyncio.sleep(WRONG_TOKEN_S)
             await _refuse(scope, receive, send, 401, LOGIN, html=True)
             return
-        cookie = f"{COOKIE}={self._session}; HttpOnly; SameSite=Strict; Path=/"
+        cookie = f"{self._cookie}={self._session}; HttpOnly; SameSite=Strict; Path=/"
         headers = [(b"location", b"/"), (b"set-cookie", cookie.encode())]
         await send({"type": "http.response.start", "status": 303, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
+
+
+def _place(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 async def read_body(receive: Receive, most: int) -> bytes | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -31,7 +32,7 @@ from dkcam.errors import DkcamError, InputError
 from dkcam.runtime.controls import Controls
 from dkcam.runtime.explainer import Explains, class_number
 from dkcam.runtime.live.page.access import Message, Receive, Send, read_body
-from dkcam.runtime.live.page.hub import Hub, encode
+from dkcam.runtime.live.page.hub import Closing, Hub, encode
 from dkcam.runtime.live.page.metrics import Metrics
 from dkcam.runtime.overlay import COLORMAPS, LAYOUTS
 from dkcam.runtime.process import quiet_opencv
@@ -40,10 +41,12 @@ from dkcam.runtime.result import scores_json
 HERE = Path(__file__).parent
 MOST_BODY = 20 << 20  # bytes of a picture to explain
 MOST_PIXELS = 50_000_000  # and what it may unfold to
+MOST_SIDE = 60_000  # of an overlay, as JPEG has it
 MOST_VIEWERS = 8
 MOST_WAITING = 4  # pictures to explain
 MOST_CLASSES = 8
 SEND_S = 10.0  # a client that takes nothing for so long is let go
+SILENT_S = 10.0  # without an explanation, where cameras send
 UNSEEN = 2  # pictures on their way to a client
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; form-action 'self'"
 POLICY += "; base-uri 'none'; frame-ancestors 'none'"
@@ -90,6 +93,7 @@ class Page:
     def __init__(self, context: Context) -> None:
         self._context, self._hub = context, context.hub
         self._waiting = 0
+        self._dumping = False
         self._turn = asyncio.Lock()
         self.app = Starlette(
             routes=[
@@ -134,13 +138,14 @@ class Page:
         with self._hub.watching():
             try:
                 picture = await asyncio.wait_for(self._hub.picture(camera), SEND_S)
-            except asyncio.TimeoutError:
+            except (asyncio.TimeoutError, Closing):
                 return _refused(503, "the camera has sent no picture yet")
         data = await asyncio.to_thread(encode, picture, ".png")
         return Response(data, media_type="image/png", headers={"content-disposition": f'attachment; filename="dkcam-{camera}.png"'})
 
     def _camera(self, text: str) -> int | None:
-        return int(text) if text.isascii() and text.isdigit() and int(text) < len(self._context.cameras()) else None
+        known = len(text) <= 3 and text.isascii() and text.isdigit() and int(text) < len(self._context.cameras())
+        return int(text) if known else None
 
     async def _stream(self, request: Request) -> Response:
         camera = self._camera(request.query_params.get("camera", "0"))
@@ -198,6 +203,9 @@ class Page:
         image = picture_of(body)
         said = explainer.infer(explainer.prepare(image), classes)
         if overlay:
+            height, width = image.shape[0], image.shape[1] * len(said.explained)
+            if height * width > MOST_PIXELS or max(height, width) > MOST_SIDE:
+                raise InputError(f"the overlay would be {width}x{height} pixels, too large; send a smaller picture or name fewer classes")
             style = self._context.controls.settings.style
             shown = said.overlay(image, alpha=style.alpha, colormap=style.colormap, layout=style.layout)
             return Response(encode(shown, ".jpg"), media_type="image/jpeg")
@@ -206,12 +214,22 @@ class Page:
     async def _dump(self, request: Request) -> Response:
         if self._context.dump is None:
             return _refused(404, "there is no flight recorder; start dk-run with --flight-recorder DIR")
-        path = await asyncio.to_thread(self._context.dump, "page")
+        if self._dumping:
+            return _refused(409, "the flight recorder is being written already")
+        self._dumping = True
+        try:
+            path = await asyncio.to_thread(self._context.dump, "page")
+        finally:
+            self._dumping = False
         return JSONResponse({"file": path.name if path else None})
 
     async def _health(self, request: Request) -> Response:
-        lost = [camera["camera"] for camera in self._context.cameras() if not camera["live"]]
-        return JSONResponse({"status": "degraded" if lost else "ok", "lost": lost}, 503 if lost else 200)
+        cameras = self._context.cameras()
+        lost = [camera["camera"] for camera in cameras if not camera["live"]]
+        silent = time.monotonic() - self._hub.published_at > SILENT_S and not self._context.controls.settings.paused
+        stuck = silent and len(lost) < len(cameras)  # frames come, and nothing is made of them
+        status = "degraded" if lost or stuck else "ok"
+        return JSONResponse({"status": status, "lost": lost, "engine": "stuck" if stuck else "ok"}, 200 if status == "ok" else 503)
 
     async def _metrics(self, request: Request) -> Response:
         return PlainTextResponse(self._context.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -224,7 +242,7 @@ def changes(wanted: Any, explainer: Explains) -> dict[str, Any]:
     style: dict[str, Any] = {}
     values: dict[str, Any] = {}
     for name, value in wanted.items():
-        if name == "alpha" and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if name == "alpha" and isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9:
             style[name] = float(value)
         elif name in ("colormap", "layout") and isinstance(value, str):
             style[name] = value
@@ -287,7 +305,9 @@ class _Mjpeg(Response):
             done, pending = await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
             for task in pending:
                 task.cancel()
-            await asyncio.gather(*done, *pending, return_exceptions=True)
+            ends = await asyncio.gather(*done, *pending, return_exceptions=True)
+        if any(isinstance(end, Closing) for end in ends):
+            await send({"type": "http.response.body", "body": b"--frame--\r\n"})
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -316,7 +336,7 @@ async def _acknowledged(socket: WebSocket, room: asyncio.BoundedSemaphore) -> No
 
 
 def _refused(status: int, words: str) -> Response:
-    return JSONResponse({"error": words}, status)
+    return JSONResponse({"error": words.encode("utf-8", "replace").decode()}, status)
 
 
 def _said(request: Request, error: Exception) -> Response:

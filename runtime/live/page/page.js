@@ -5,7 +5,7 @@ const KEPT = 150; // points of a plot
 const SILENT_MS = 1500; // a picture that is not followed by another in this time is no longer the present
 const views = new Map(); // camera → {figure, canvas, caption, why, header, at}
 const plots = { age: [], infer: [], fps: [] };
-let state = null, socket = null, wait = 500, shown = "all", received = 0, refusals = 0;
+let state = null, socket = null, wait = 500, shown = "all", received = 0, refusals = 0, again = 0, answered = 0;
 
 // ---- pictures ----------------------------------------------------------------------------------------------------
 
@@ -25,30 +25,36 @@ function view(camera) {
 }
 
 function connect() {
+  clearTimeout(again);
+  if (socket) { socket.onclose = null; socket.close(); }
   const ws = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live?camera=${shown}`);
   socket = ws;
   ws.binaryType = "arraybuffer";
   ws.onopen = () => { wait = 500; refusals = 0; plain(false); link(""); refresh(); };
   ws.onmessage = async (event) => {
-    const bytes = new DataView(event.data), length = bytes.getUint32(0);
-    const header = JSON.parse(new TextDecoder().decode(new Uint8Array(event.data, 4, length)));
-    const bitmap = await createImageBitmap(new Blob([new Uint8Array(event.data, 4 + length)], { type: "image/jpeg" }));
-    if (ws === socket) draw(header, bitmap);
-    bitmap.close();
-    if (ws.readyState === WebSocket.OPEN) ws.send("seen");
+    try {
+      const bytes = new DataView(event.data), length = bytes.getUint32(0);
+      const header = JSON.parse(new TextDecoder().decode(new Uint8Array(event.data, 4, length)));
+      const bitmap = await createImageBitmap(new Blob([new Uint8Array(event.data, 4 + length)], { type: "image/jpeg" }));
+      const before = views.get(header.camera)?.header;
+      if (ws === socket && !(before && before.version > header.version)) draw(header, bitmap);
+      bitmap.close();
+    } finally {
+      if (ws.readyState === WebSocket.OPEN) ws.send("seen");
+    }
   };
   ws.onclose = () => {
     if (ws !== socket) return;
     refusals += 1; // a proxy may let pages through and WebSockets not
     plain(refusals > 2 && state !== null);
     link(refusals > 2 && state !== null ? "without WebSocket: pictures only" : "no connection to dk-run; trying again");
-    setTimeout(connect, wait);
+    again = setTimeout(connect, wait);
     wait = Math.min(2 * wait, 5000);
   };
 }
 
 function plain(on) {
-  for (const [camera, its] of views) {
+  for (const [camera, its] of [...views].slice(0, 4)) { // browsers open six connections to one server, and some are needed
     if (on === !its.image.hidden) continue;
     its.image.hidden = !on; its.canvas.hidden = on;
     if (on) { its.image.src = `/stream.mjpg?camera=${camera}`; its.caption.textContent = ""; } else its.image.removeAttribute("src");
@@ -80,7 +86,11 @@ function age(its) {
   its.caption.textContent = old ? `STALE ${(total / 1000).toFixed(1)} s` : `${total.toFixed(0)} ms old`;
 }
 
-setInterval(() => { for (const its of views.values()) age(its); plot(); }, 250);
+setInterval(() => {
+  const silent = performance.now() - answered > 2 * 2000 + SILENT_MS;
+  for (const its of views.values()) { age(its); its.image.classList.toggle("grey", silent); }
+  plot();
+}, 250);
 
 function link(words) {
   $("link").textContent = words || "live";
@@ -189,9 +199,9 @@ function apply(found) {
 
 async function refresh() {
   try {
-    const answer = await fetch("/state");
+    const answer = await fetch("/state", { signal: AbortSignal.timeout(3000) });
     if (answer.status === 401) location.reload();
-    if (answer.ok) apply(await answer.json());
+    if (answer.ok) { apply(await answer.json()); answered = performance.now(); }
   } catch { state = null; }
 }
 
@@ -217,11 +227,10 @@ $("dump").onclick = async () => {
 };
 $("camera").onchange = (event) => {
   shown = event.target.value;
+  plain(false);
   views.clear();
   $("pictures").replaceChildren();
-  const old = socket;
   connect();
-  old.close();
   refresh();
 };
 

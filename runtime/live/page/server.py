@@ -71,7 +71,7 @@ class PageSink:
         self._socket = _bound(uri, host, port)
         self.port = int(self._socket.getsockname()[1])
         self.name = f"http://{'[' + host + ']' if ':' in host else host}:{self.port}"
-        access = Access(Page(context).app, token=token, hosts=frozenset({host.lower()}))
+        access = Access(Page(context).app, token=token, port=self.port, hosts=frozenset({host.lower()}))
         config = uvicorn.Config(
             access,
             log_config=None,
@@ -112,6 +112,7 @@ class PageSink:
         return True
 
     def close(self, complete: bool = True) -> None:
+        self._context.hub.close()
         self._server.should_exit = True
         self._thread.join(1.5)
         self._socket.close()
@@ -133,22 +134,35 @@ def _impatient() -> type[asyncio.Protocol]:
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Impatient(H11Protocol):
-        _idle_since: float | None = None
+        _stuck_since: float | None = None
+        _unsent = 0
+        _lost = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self._look()
+            if len(self.connections) > MOST_CONNECTIONS:
+                transport.abort()
+            else:
+                self._look()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._lost = True
+            super().connection_lost(exc)
 
         def _look(self) -> None:
-            if self.transport.is_closing() or self.transport.get_protocol() is not self:  # gone, or a WebSocket by now
+            """Every few seconds: a connection on which nothing moves is cut."""
+            transport, now = self.transport, self.loop.time()
+            if self._lost or getattr(transport.get_protocol(), "handshake_complete", False):  # gone, or a WebSocket by now
                 return
-            now = self.loop.time()
-            if self.cycle is not None and not self.cycle.response_complete:
-                self._idle_since = None
-            elif self._idle_since is None:
-                self._idle_since = now
-            elif now - self._idle_since > REQUEST_S:
-                self.transport.close()
+            unsent, before = transport.get_write_buffer_size(), self._unsent
+            self._unsent = unsent
+            waits = self.cycle is None or self.cycle.response_complete or transport.is_closing() or transport.get_protocol() is not self
+            if not waits and not (unsent and unsent >= before):
+                self._stuck_since = None
+            elif self._stuck_since is None:
+                self._stuck_since = now
+            elif now - self._stuck_since > REQUEST_S:
+                transport.abort()
                 return
             self.loop.call_later(REQUEST_S / 4, self._look)
 

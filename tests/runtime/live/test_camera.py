@@ -14,7 +14,7 @@ import pytest
 from dkcam.errors import SourceError
 from dkcam.runtime.live import camera as camera_module
 from dkcam.runtime.live.camera import Camera
-from dkcam.runtime.live.stream import decode_jpeg, open_stream, shown
+from dkcam.runtime.live.stream import Lag, decode_jpeg, open_stream, shown
 from tests.runtime.live.camera_server import CameraServer, numbered, wait_until
 
 TIMEOUT_S = 0.6
@@ -56,6 +56,11 @@ def opener_of(server: CameraServer) -> Any:
         ("http://:secret@cam/", "http://cam/"),
         ("http://[::1/a:b@c", "http://…"),
         ("rtspsrc location=rtsp://me:secret@cam/x ! appsink", "rtspsrc location=rtsp://me@cam/x ! appsink"),
+        (
+            "rtspsrc location=rtsp://cam/x user-id=me user-pw=secret ! appsink",
+            "rtspsrc location=rtsp://cam/x user-id=me user-pw=… ! appsink",
+        ),
+        ("RTSP://me:secret@cam/x", "rtsp://me@cam/x"),
         ("0", "0"),
         ("v4l2:///dev/video0", "v4l2:///dev/video0"),
     ],
@@ -78,7 +83,8 @@ def test_errors_hold_no_password_and_say_what_the_server_said(server: CameraServ
 def test_pictures_arrive_as_sent_and_in_order(server: CameraServer) -> None:
     stream = open_stream(server.uri, TIMEOUT_S)
     pictures = []
-    for grab in stream.grabs():
+    for grab, late in stream.grabs():
+        assert late == 0
         pictures.append(grab())
         if len(pictures) == 6:
             break
@@ -91,12 +97,26 @@ def test_pictures_arrive_as_sent_and_in_order(server: CameraServer) -> None:
         assert np.abs(picture.astype(int) - sent).mean() < 3
 
 
+def test_a_backlog_counts_as_age() -> None:
+    lag = Lag()
+    assert lag.of(None, 5.0) == 0
+    assert [round(lag.of(k / 25, 100 + k / 25), 3) for k in range(50)] == [0.0] * 50  # as fast as it was filmed
+    late = [lag.of(2 + k / 25, 102 + k / 10) for k in range(50)]  # decoding takes 100 ms a picture
+    assert late[-1] == pytest.approx(49 * (1 / 10 - 1 / 25), abs=0.01) and late == sorted(late)
+    assert lag.of(5000.0, 110.0) == 0 and lag.of(5000.04, 111.0) == pytest.approx(0.96, abs=0.01)  # its clock jumped
+    slow = Lag()
+    drifting = [slow.of(k * (1 - 1e-4), float(k)) for k in range(4000)]  # a camera's clock that goes slow is no backlog
+    assert max(drifting) < 0.01
+
+
 def test_damaged_jpegs_are_refused() -> None:
     import cv2
 
     data = cv2.imencode(".jpg", numbered(3))[1].tobytes()
     assert decode_jpeg(data) is not None
-    for bad in (data[: len(data) // 2], b"", b"\xff\xd8\xff\xd9", data[:2] + bytes(50), b"GIF89a"):
+    at = data.index(b"\xff\xc0") + 5
+    huge = data[:at] + b"\xff\xff\xff\xff" + data[at + 4 :]
+    for bad in (huge, data[: len(data) // 2], b"", b"\xff\xd8\xff\xd9", data[:2] + bytes(50), b"GIF89a"):
         assert decode_jpeg(bad) is None
 
 
@@ -160,7 +180,7 @@ class _Hung:
         self._release = release
 
     def grabs(self) -> Iterator[Any]:
-        yield lambda: np.zeros((8, 8, 3), np.uint8)
+        yield (lambda: np.zeros((8, 8, 3), np.uint8)), 0.0
         self._release.wait(30)
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 import dkcam
 from dkcam.export.exporter import export
 from dkcam.export.options import ExportOptions
-from dkcam.runtime.controls import Controls, Style
+from dkcam.runtime.controls import Style
 from dkcam.runtime.delivery import Explained, result_of
 from dkcam.runtime.frame import Frame
 from dkcam.runtime.grid import grid_explainer
@@ -42,18 +42,16 @@ def recorded(
 ) -> tuple[FlightRecorder, Callable[..., None]]:
     """A recorder of three seconds, and what adds a frame to it."""
     explainer = grid_explainer(dkcam.load(model, device="cpu"), grid, None)
-    controls = Controls()
     about = {"model": str(model), "resize": None, "grid": grid, "background": None, "seed": 0}
-    recorder = FlightRecorder(folder, 3.0, lambda: explainer, controls, about)
+    recorder = FlightRecorder(folder, 3.0, lambda: explainer, about)
     rng = np.random.default_rng(0)
 
     def add(
         classes: tuple[int, ...] | None = None, alarms: tuple[Alarm, ...] = (), *, masks: bool = True, size: tuple[int, int] = (90, 160)
     ) -> None:
-        controls.change(masks=masks)
         image = rng.integers(0, 255, (*size, 3), dtype=np.uint8)
         said = explainer.infer(explainer.prepare(image), classes, masks=masks)
-        done = Explained(Frame(image, 0, "camera", 0.0), said, 0.0, 0.0, 0.0, time.perf_counter())
+        done = Explained(Frame(image, 0, "camera", 0.0), said, 0.0, 0.0, 0.0, time.perf_counter(), masks)
         recorder.add(replace(result_of(done, style=Style(), watch=None, picture=False, fps=None, dropped=0), alarms=alarms))
         clock[0] += 0.5
 
@@ -105,6 +103,12 @@ def altered(path: Path, name: str, change: Callable[[bytes], bytes]) -> Path:
     return out
 
 
+def packed(array: np.ndarray) -> bytes:
+    buffer = BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
 def test_other_maps_are_noticed(model_file: Path, tmp_path: Path, clock: list[float]) -> None:
     recorder, add = recorded(model_file, tmp_path, clock)
     add()
@@ -114,9 +118,7 @@ def test_other_maps_are_noticed(model_file: Path, tmp_path: Path, clock: list[fl
     def bent(data: bytes) -> bytes:
         heat = np.load(BytesIO(data))
         heat.flat[heat.argmax()] *= 0.99
-        buffer = BytesIO()
-        np.save(buffer, heat)
-        return buffer.getvalue()
+        return packed(heat)
 
     result = replayed(altered(path, "000000.heatmap.npy", bent))
     assert result.exit_code == 3 and "not those that were recorded" in result.output
@@ -143,12 +145,24 @@ def test_what_cannot_be_replayed(model_file: Path, tmp_path: Path, clock: list[f
         ("flight.json", lambda data: data.replace(b'"format": 1', b'"format": 9'), "has format 9"),
         ("flight.json", lambda data: b"{}", "not a whole dump"),
         ("flight.json", lambda data: b"[]", "not a whole dump"),
+        ("flight.json", lambda data: data.replace(b'"grid": null', b'"grid": "2x2"'), "its grid is 2x2"),
+        ("flight.json", lambda data: data.replace(b'"background": null', b'"background": 7'), "is no text"),
+        ("000000.scores.npy", lambda data: packed(np.zeros(3, np.float32)), "scores (3,)"),
+        ("000000.heatmap.npy", lambda data: packed(np.zeros(3, np.float32)), "maps (3,)"),
         ("000000.jpg", lambda data: data[:100], "is damaged"),
         ("000000.input.npy", lambda data: data[:100], "is damaged"),
         ("000000.heatmap.npy", lambda data: b"", "is damaged"),
     ):
         bad = altered(path, name, change)
         cases.append(([bad.rename(tmp_path / f"bad{len(cases)}.zip")], words))
+    flipped = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo("000000.input.npy")
+    start = entry.header_offset + 30 + len(entry.filename)
+    for at in range(start + 10, start + 200):
+        flipped[at] ^= 0xFF
+    (tmp_path / "flipped.zip").write_bytes(bytes(flipped))
+    cases.append(([tmp_path / "flipped.zip"], "is damaged"))
     for given, words in cases:
         result = replayed(*given)
         errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
@@ -161,7 +175,6 @@ def test_an_alarm_writes_a_dump_once(model_file: Path, tmp_path: Path, clock: li
     for alarms in ((), (), alarm, alarm, (), alarm, alarm):
         add(alarms=alarms)
     wait_until(lambda: list(tmp_path.glob("flight-*.zip")))
-    recorder.finish()
     assert len(list(tmp_path.glob("flight-*.zip"))) == 1  # the second alarm came within three seconds
     for alarms in ((), (), (), alarm):
         add(alarms=alarms)

@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -24,14 +25,16 @@ from click.testing import CliRunner
 
 import dkcam
 from dkcam.errors import InputError, SinkError
-from dkcam.runtime.controls import Controls
+from dkcam.runtime.controls import Controls, Style
 from dkcam.runtime.delivery import Explained, result_of
 from dkcam.runtime.frame import Frame
 from dkcam.runtime.live.page import PageSink
 from dkcam.runtime.live.page import app as app_module
 from dkcam.runtime.live.page import server as server_module
 from dkcam.runtime.live.page.app import Context, changes, picture_of
+from dkcam.runtime.live.page.hub import _Published
 from dkcam.runtime.live.page.metrics import Metrics
+from dkcam.runtime.result import Live
 from dkcam.tools.run_command import main
 from tests.runtime.live import chromium
 from tests.runtime.live.camera_server import wait_until
@@ -130,6 +133,8 @@ def test_state_control_and_their_limits(feed: Feed) -> None:
         ({"classes": ["stip"]}, "expected one of: stop"),
         ({"classes": ["stop"] * 9}, "expected 8 at most"),
         ({"classes": [{}]}, "is not a label"),
+        ({"alpha": 10**400}, "is no setting"),
+        ({"\ud800": 1}, "? : 1 is no setting".replace(" :", ":")),
         ({"wheels": 4}, "wheels: 4 is no setting"),
         ([], "expected an object"),
         ({}, "expected an object"),
@@ -211,15 +216,17 @@ def test_a_snapshot_is_the_whole_picture(feed: Feed) -> None:
     status, headers, body = feed.ask("GET", "/snapshot.png?camera=0")
     assert status == 200 and "attachment" in headers["content-disposition"]
     assert cv2.imdecode(np.frombuffer(body, np.uint8), 1).shape == (90, 160, 3)
-    for camera in ("2", "-1", "x", "9" * 99, "²"):
+    for camera in ("2", "-1", "x", "9" * 5000, "²"):
         assert feed.ask("GET", f"/snapshot.png?{urlencode({'camera': camera})}")[0] == 404
 
 
-def test_health_and_metrics(feed: Feed) -> None:
-    assert feed.json("GET", "/healthz") == (200, {"status": "ok", "lost": []})
+def test_health_and_metrics(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert feed.json("GET", "/healthz") == (200, {"status": "ok", "lost": [], "engine": "ok"})
     feed.live[1] = False
-    assert feed.json("GET", "/healthz") == (503, {"status": "degraded", "lost": [1]})
+    assert feed.json("GET", "/healthz") == (503, {"status": "degraded", "lost": [1], "engine": "ok"})
     feed.live[1] = True
+    monkeypatch.setattr(app_module, "SILENT_S", -1.0)
+    assert feed.json("GET", "/healthz") == (503, {"status": "degraded", "lost": [], "engine": "stuck"})
     from prometheus_client.parser import text_string_to_metric_families
 
     found = {family.name: family for family in text_string_to_metric_families(feed.ask("GET", "/metrics")[2].decode())}
@@ -295,8 +302,21 @@ def test_foreign_hosts_and_origins_are_refused(feed: Feed) -> None:
     for host in (f"127.0.0.1:{port}", "localhost", f"LOCALHOST:{port}", "[::1]:80", socket.gethostname()):
         assert feed.ask("GET", "/state", Host=host)[0] == 200, host
     own = f"127.0.0.1:{port}"
-    for origin, status in ((f"http://{own}", 200), ("http://evil.example", 403), ("null", 403), (f"http://localhost:{port}", 403)):
+    for origin, status in (
+        (f"http://{own}", 200),
+        ("http://evil.example", 403),
+        ("null", 403),
+        ("http://[", 403),
+        (f"http://localhost:{port}", 403),
+    ):
         assert feed.ask("POST", "/control", b'{"alpha": 0.6}', Host=own, Origin=origin)[0] == status, origin
+    for site, mode, status in (
+        ("cross-site", "no-cors", 403),
+        ("cross-site", "navigate", 200),
+        ("same-origin", "cors", 200),
+        ("none", "navigate", 200),
+    ):
+        assert feed.ask("GET", "/state", Sec_Fetch_Site=site, Sec_Fetch_Mode=mode)[0] == status
     from websockets.exceptions import WebSocketException
     from websockets.sync.client import connect
 
@@ -450,6 +470,37 @@ def test_a_request_that_never_ends_is_let_go(model_file: Path, monkeypatch: pyte
                 client_.send("seen")
     finally:
         feed.close()
+
+
+def test_more_connections_than_there_is_room_for(feed: Feed) -> None:
+    held = [socket.create_connection(("127.0.0.1", feed.page.port), timeout=5) for _ in range(server_module.MOST_CONNECTIONS + 20)]
+    time.sleep(0.3)
+    cut = 0
+    for client in held:
+        client.settimeout(0.01)
+        try:
+            cut += client.recv(1) == b""
+        except ConnectionResetError:
+            cut += 1
+        except TimeoutError:
+            pass
+    assert cut >= 20
+    for client in held:
+        client.close()
+    wait_until(lambda: feed.ask("GET", "/healthz")[0] == 200, 5)
+
+
+def test_old_pictures_are_not_handed_out(model_file: Path) -> None:
+    """As after an hour without viewers: what a camera sent then is not what it shows now."""
+    explainer = dkcam.load(model_file, device="cpu")
+    picture = np.zeros((90, 160, 3), np.uint8)
+    done = Explained(Frame(picture, 0, "front", 0.0), explainer(picture), 0.0, 0.0, 1.0, time.perf_counter())
+    fresh = replace(result_of(done, style=Style(), watch=None, picture=True, fps=None, dropped=0), live=Live(0, 1, 0))
+    now = time.monotonic()
+    for result, since, fit in ((fresh, 0.1, True), (fresh, 1.2, False), (replace(fresh, stale=True, age_ms=9e3), 0.1, True),
+                               (replace(fresh, stale=True), 1.0, False), (replace(fresh, picture=None), 0.1, False),
+                               (replace(fresh, live=None), 3600.0, True)):  # fmt: skip
+        assert _Published(1, result, Style(), None, now - since).is_fit(1.0) is fit
 
 
 def test_a_client_that_stops_reading_does_not_hold_the_others(feed: Feed) -> None:

@@ -74,6 +74,34 @@ def test_signals_finish_files_within_two_seconds(model_file: Path, server: Camer
         assert sum(1 for _ in container.decode(video=0)) >= 5
 
 
+def test_sigterm_with_someone_watching(model_file: Path, server: CameraServer, tmp_path: Path) -> None:
+    run = Run(model_file, tmp_path, "--source", server.uri, "--sink", "e.jsonl", "--sink", "http://127.0.0.1:0")
+    run.wait_for(tmp_path / "e.jsonl")
+    assert run.process.stdout is not None
+    address = run.process.stdout.readline().split()[-1]
+    run.process.send_signal(signal.SIGUSR1)  # there is no flight recorder: a note, and the run goes on
+    with urllib.request.urlopen(f"{address}/stream.mjpg", timeout=5) as stream:
+        assert b"--frame" in stream.read(1000)
+        code, seconds, _ = run.end()
+    assert code == 0 and seconds < 2.5
+    said = run.said.read_text()
+    assert "Traceback" not in said and "SIGUSR1 writes the flight recorder, and there is none" in said
+
+
+def test_messages_that_nobody_can_read_end_nothing(model_file: Path, server: CameraServer, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", "from dkcam.tools.run_command import main; main()", "--model", model_file, "--source", server.uri]
+    run = subprocess.Popen([*map(str, words), "--sink", "e.jsonl"], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert run.stderr is not None and run.stdout is not None
+    wait_until(lambda: (tmp_path / "e.jsonl").exists(), 30)
+    run.stderr.close()
+    server.faults.append("end")  # a warning that cannot be written
+    wait_until(lambda: not server.faults)
+    before = len(lines(tmp_path / "e.jsonl"))
+    wait_until(lambda: len(lines(tmp_path / "e.jsonl")) > before + 5)
+    run.terminate()
+    assert run.wait(5) == 0
+
+
 def test_a_server_that_is_killed_again_and_again(model_file: Path, server: CameraServer, tmp_path: Path) -> None:
     run = Run(model_file, tmp_path, "--source", server.uri, "--sink", "e.jsonl", "--frame-timeout", "1", "--log", "json")
     run.wait_for(tmp_path / "e.jsonl")
@@ -225,6 +253,7 @@ def test_a_configuration_file_with_a_mistake(tmp_path: Path, text: str, words: s
         (["--source", "demo:", "--source", "rtsp://x/y"], "cameras never end"),
         (["--source", "http://x/y", "--source", "http://x/y"], "a camera is given twice"),
         (["--source", "demo:", "--rotate", "1h"], "--rotate is for cameras"),
+        (["--source", "http://x/y", "--source", "http://x/z", "--sink", "{camera}.mp4", "--sink", "1.mp4"], "1.mp4 is given twice"),
         (["--source", "demo:", "--sink", "{camera}.mp4"], "{camera} in --sink is for cameras"),
         (["--source", "demo:", "--flight-recorder", "x"], "--flight-recorder is for cameras"),
         (["--source", "demo:", "--token", "a", "--token-file", "b"], "both given"),
