@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +89,7 @@ class Result:
         }
         if self.alarms is not None:
             line["alarms"] = [
-                {"rule": a.rule, "severity": a.severity, "value": round(a.value, 5), "expected": a.expected} for a in self.alarms
+                {"rule": a.rule, "severity": a.severity, "value": _finite(a.value, 5), "expected": a.expected} for a in self.alarms
             ]
         if self.live is not None:
             line["reopened"] = self.live.reopened
@@ -111,15 +112,20 @@ def scores_json(said: Explanation) -> dict[str, Any]:
     """What an explanation says of its picture: the keys top, explained, peak, and peaks and stability where there are."""
     peaks = [_rounded(said.peak(k)) for k in range(len(said.explained))]
     found: dict[str, Any] = {
-        "top": [{"label": s.label, "index": s.index, "probability": round(s.probability, 6)} for s in said.top(TOP)],
+        "top": [{"label": s.label, "index": s.index, "probability": _finite(s.probability, 6)} for s in said.top(TOP)],
         "explained": [s.label for s in said.explained_scores()],
         "peak": peaks[0],
     }
     if len(peaks) > 1:
         found["peaks"] = peaks
     if said.heatmap_std is not None:
-        found["stability"] = round(said.stability(), 5)
+        found["stability"] = _finite(said.stability(), 5)
     return found
+
+
+def _finite(value: float, digits: int) -> float | None:
+    """Rounded; null for what JSON has no number for, as a graph that overflows gives."""
+    return round(value, digits) if math.isfinite(value) else None
 
 
 def _rounded(peak: tuple[float, float] | None) -> list[float] | None:

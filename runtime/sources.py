@@ -60,7 +60,7 @@ def open_source(uri: str) -> Source:
         return _gstreamer(uri, uri)
     scheme = re.match(r"([A-Za-z0-9+]+)://", uri)
     if scheme:
-        raise SourceError(f"{scheme.group(1)}://… is not a known source; expected rtsp, http, v4l2 or csi, a file or a folder")
+        raise SourceError(f"{scheme.group(1)}:// is not a known source; expected rtsp, http, v4l2 or csi, a file or a folder")
     path = Path(uri)
     if exists(path) and path.is_dir():
         return Pictures(uri, sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES))

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -95,6 +96,17 @@ def test_two_frames_are_something_already(result: Result, tmp_path: Path, clock:
     assert len(times(tmp_path / "o.mp4")) == 3
 
 
+def test_numbers_that_json_has_not_are_null(result: Result) -> None:
+    said = result.explanation
+    broken = replace(said, probabilities=said.probabilities * np.nan, heatmap=said.heatmap * np.nan)
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} in a JSON line")
+
+    line = json.loads(replace(result, explanation=broken).to_json(), parse_constant=refuse)
+    assert line["top"][0]["probability"] is None and line["peak"] is None
+
+
 def test_lines_are_there_at_once(result: Result, tmp_path: Path) -> None:
     sink = JsonLines(tmp_path / "e.jsonl", live=True)
     for count in (1, 2, 3):
@@ -121,8 +133,6 @@ def test_rotation_by_time_and_by_size(result: Result, tmp_path: Path, clock: lis
 
 
 def test_a_picture_of_another_size_is_fitted(result: Result, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     sink = Video(tmp_path / "o.mp4", 25.0, live=True)
     for shape in ((90, 160), (160, 90), (31, 47)):
         sink.write(replace(result, picture=np.full((*shape, 3), 200, np.uint8)))

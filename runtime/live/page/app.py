@@ -28,7 +28,7 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from dkcam.errors import DkcamError, InputError
+from dkcam.errors import DkcamError, EngineError, InputError
 from dkcam.runtime.controls import Controls
 from dkcam.runtime.explainer import Explains, class_number
 from dkcam.runtime.live.page.access import Message, Receive, Send, read_body
@@ -209,6 +209,8 @@ class Page:
             style = self._context.controls.settings.style
             shown = said.overlay(image, alpha=style.alpha, colormap=style.colormap, layout=style.layout)
             return Response(encode(shown, ".jpg"), media_type="image/jpeg")
+        if not np.isfinite(said.heatmap).all():
+            raise EngineError("the model's heatmap is not finite: it overflows on this picture")
         return JSONResponse(scores_json(said) | {"heatmap": np.round(said.heatmap.astype(float), 6).tolist(), "device": said.device})
 
     async def _dump(self, request: Request) -> Response:
