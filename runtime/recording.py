@@ -96,22 +96,48 @@ def _make_way(path: Path) -> None:
         raise SinkError(f"{path} is there already and cannot be renamed: {error.strerror}; choose another place") from error
 
 
-class _Synced:
-    """Sends a file's bytes to the disk itself every second, in a thread: a slow card does not hold the run up."""
+class _Growing:
+    """A file that grows piece by piece, made with its first one. synced: sent to the disk itself every second, in a thread, so that a
+    slow card does not hold the run up. Not buffered: a piece that does not fit leaves nothing of itself.
+    """
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._done = file, threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
-        self._thread.start()
+    def __init__(self, path: Path, *, synced: bool, buffered: bool = False) -> None:
+        self._path, self._buffered = path, buffered
+        self._file: BinaryIO | None = None
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._sync, name="sync", daemon=True) if synced else None
+        self.size = 0
 
-    def _run(self) -> None:
+    def write(self, data: bytes) -> None:
+        """Errors: OSError."""
+        try:
+            if self._file is None:
+                self._file = self._path.open("wb", buffering=-1 if self._buffered else 0)
+                if self._thread is not None:
+                    self._thread.start()
+            if self._file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            if not self._buffered:
+                with suppress(OSError):
+                    os.truncate(self._path, self.size)
+            raise
+        self.size += len(data)
+
+    def _sync(self) -> None:
         while not self._done.wait(FRAGMENT_S):
             with suppress(OSError, ValueError):  # what fails here fails where it is written, too
-                os.fsync(self._file.fileno())
+                if self._file is not None:
+                    os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._done.set()
-        self._thread.join(1.0)
+        """Errors: OSError."""
+        if self._file is None:
+            return
+        if self._thread is not None:
+            self._done.set()
+            self._thread.join(1.0)
+        self._file.close()
 
 
 class JsonLines:
@@ -126,40 +152,26 @@ class JsonLines:
 
     def _open(self) -> None:
         self._place = Place(self._path, live=self._live, rotation=self._rotation)
-        self._began, self._size = time.monotonic(), 0
-        self._file: BinaryIO | None = None
-        self._synced: _Synced | None = None
+        self._began = time.monotonic()
+        self._file = _Growing(self._place.path, synced=self._live, buffered=not self._live)
 
     def write(self, result: Result) -> bool:
-        line = (result.to_json() + "\n").encode()
-        if self._rotation and self._size and self._rotation.due(self._place.path, self._began):
+        if self._rotation and self._file.size and self._rotation.due(self._place.path, self._began):
             self.close()
             self._open()
         try:
-            if self._file is None:
-                self._file = self._place.path.open("wb", buffering=0 if self._live else -1)
-                self._synced = _Synced(self._file) if self._live else None
-            written = self._file.write(line)
-            if written != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._file.write((result.to_json() + "\n").encode())
         except OSError as error:
-            if self._live:
-                with suppress(OSError):
-                    os.truncate(self._place.path, self._size)  # no half line stays
             raise self._place.failure(error) from error
-        self._size += len(line)
         return True
 
     def close(self, complete: bool = True) -> Path | None:
         try:
-            if self._synced is not None:
-                self._synced.close()
-            if self._file is not None:
-                self._file.close()
+            self._file.close()
         except OSError as error:
             self._place.discard()
             raise self._place.failure(error) from error
-        if self._size:
+        if self._file.size:
             return self._place.finish(complete)
         self._place.discard()  # no frame came: an earlier file stays
         return None
@@ -169,33 +181,21 @@ class _Bytes:
     """The file as FFmpeg writes it. What fails is remembered and not told to FFmpeg, whose muxer may crash after an error."""
 
     def __init__(self, path: Path, *, live: bool) -> None:
-        self._path, self._whole, self._live = path, 0, live
-        self._file: BinaryIO | None = None
-        self._synced: _Synced | None = None
+        self._file = _Growing(path, synced=live)
         self.name = str(path)
         self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         if self.error is None:
             try:
-                if self._file is None:
-                    self._file = self._path.open("wb", buffering=0)
-                    self._synced = _Synced(self._file) if self._live else None
-                if self._file.write(data) != len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                self._whole += len(data)
+                self._file.write(data)
             except OSError as error:
                 self.error = error
-                with suppress(OSError):
-                    os.truncate(self._path, self._whole)
         return len(data)
 
     def close(self) -> None:
         try:
-            if self._synced is not None:
-                self._synced.close()
-            if self._file is not None:
-                self._file.close()
+            self._file.close()
         except OSError as error:
             self.error = self.error or error
 

@@ -180,13 +180,18 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     return np.asarray(image, np.uint8)
 
 
+def is_cut_jpeg(data: bytes) -> bool:
+    """Whether data begins as a JPEG and lacks its end: no end of image after the last scan."""
+    return data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+
+
 def _refuse_truncated_jpeg(path: Path) -> None:
     """libjpeg fills the missing part with grey and goes on; a heatmap over that would mislead."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
-    if data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+    if is_cut_jpeg(data):
         raise SourceError(f"{path} is a truncated JPEG (its end marker is missing); copy it again")
 
 

@@ -214,7 +214,6 @@ class Replay:
                 raise ValueError(f"its grid is {self.grid}")
             if not all(word is None or isinstance(word, str) for word in (self.background, self.resize)):
                 raise ValueError("its background or resize mode is no text")
-            self.seed = int(about["seed"])
             self._frames = [
                 (tuple(f["size"]), tuple(int(k) for k in f["explained"]), int(f["camera"]), bool(f["masks"])) for f in about["frames"]
             ]

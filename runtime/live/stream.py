@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dkcam.errors import SourceError
 from dkcam.runtime.process import quiet_opencv
-from dkcam.runtime.sources import NETWORK, open_source
+from dkcam.runtime.sources import NETWORK, is_cut_jpeg, open_source
 
 Picture = NDArray[np.uint8]
 MOST_PIXELS = 100_000_000
@@ -167,7 +167,7 @@ def decode_jpeg(data: bytes) -> Picture | None:
     import cv2
 
     quiet_opencv()
-    if data[:2] != b"\xff\xd8" or data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+    if data[:2] != b"\xff\xd8" or is_cut_jpeg(data):
         return None
     if _jpeg_pixels(data) > MOST_PIXELS:
         return None

@@ -62,14 +62,10 @@ def _run(options: RunOptions, interrupt: Interrupt) -> bool:
 
 
 def _page(uri: str, options: RunOptions, controls: Any, explainer: Any) -> Sink:
-    from dkcam.runtime.live.page import PageSink
-    from dkcam.tools.run.live import page_context
+    from dkcam.tools.run.page import open_page
 
     files = [{"camera": 0, "name": ", ".join(options.sources), "live": True, "reason": "", "shots": 0, "dropped": 0, "reopened": 0}]
-    context = page_context(options, controls, lambda: explainer, lambda: files)
-    page = PageSink(uri, context, token=options.token)
-    click.echo(f"live page: {page.name}")
-    return page
+    return open_page(uri, options, controls, lambda: explainer, lambda: files)
 
 
 def _run_all(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from dkcam.runtime.explainer import Explains
     from dkcam.runtime.live.camera import Camera
     from dkcam.runtime.live.flight import FlightRecorder
-    from dkcam.runtime.live.page.app import Context
     from dkcam.runtime.live.recovery import Recovery
     from dkcam.runtime.sinks import Sink
 
@@ -77,8 +75,7 @@ def _run(options: RunOptions, interrupt: Interrupt) -> bool:
             max_frames=options.max_frames,
             on_result=on_result,
         )
-        pause = _pause(controls)
-        _listen(outputs, {"d": partial(flight.dump_soon, "key d")} if flight else {}, pause)
+        _listen(outputs, controls, flight)
         interrupt.on_usr1 = partial(flight.dump_soon, "SIGUSR1") if flight else None
         interrupt.running = pipeline.stop
         done = pipeline.run()
@@ -158,7 +155,6 @@ def _flight(options: RunOptions, recovery: Recovery) -> FlightRecorder | None:
         "resize": options.resize,
         "grid": options.grid,
         "background": options.background,
-        "seed": 0,
     }
     return FlightRecorder(options.flight_folder, options.flight_seconds, lambda: recovery.explainer, about)
 
@@ -166,43 +162,20 @@ def _flight(options: RunOptions, recovery: Recovery) -> FlightRecorder | None:
 def _open_outputs(
     options: RunOptions, outputs: list[Sink], cameras: list[Camera], recovery: Recovery, controls: Controls, flight: FlightRecorder | None
 ) -> None:
-    from dkcam.runtime.live.page import PageSink
     from dkcam.runtime.sinks import OfCamera, open_sink
+    from dkcam.tools.run.page import open_page
 
     for uri in options.sinks:
         if is_page(uri):
-            context = page_context(options, controls, lambda: recovery.explainer, partial(_states, cameras), cameras, recovery)
-            context.dump = flight.dump if flight else None
-            page = PageSink(uri, context, token=options.token)
+            dump, states = flight.dump if flight else None, partial(_states, cameras)
+            page = open_page(uri, options, controls, lambda: recovery.explainer, states, cameras=cameras, recovery=recovery, dump=dump)
             outputs.append(page)
-            click.echo(f"live page: {page.name}")
         elif "{camera}" in uri:
             for camera in cameras:
                 sink = open_sink(uri.replace("{camera}", str(camera.number)), live=True, rotation=options.rotation)
                 outputs.append(OfCamera(sink, camera.number))
         else:
             outputs.append(open_sink(uri, live=True, rotation=options.rotation))
-
-
-def page_context(
-    options: RunOptions,
-    controls: Controls,
-    explainer: Callable[[], Explains],
-    states: Callable[[], list[dict[str, Any]]],
-    cameras: list[Camera] | None = None,
-    recovery: Recovery | None = None,
-) -> Context:
-    """What the live page shows. Errors: SinkError where its libraries are missing."""
-    try:
-        from dkcam.runtime.live.page.app import Context
-        from dkcam.runtime.live.page.hub import Hub
-        from dkcam.runtime.live.page.metrics import Metrics
-    except ImportError as error:
-        from dkcam.errors import SinkError
-
-        raise SinkError(f"the live page needs {str(error.name).split('.')[0]}; pip install 'dkcam[page]'") from error
-    metrics = Metrics(cameras or [], recovery, options.model.name)
-    return Context(options.model.name, controls, explainer, metrics, states, hub=Hub(options.max_age))
 
 
 def _states(cameras: list[Camera]) -> list[dict[str, Any]]:
@@ -223,14 +196,16 @@ def _states(cameras: list[Camera]) -> list[dict[str, Any]]:
     ]
 
 
-def _pause(controls: Controls) -> Callable[[], None]:
-    return lambda: (controls.change(paused=not controls.settings.paused), None)[1]
-
-
-def _listen(outputs: list[Sink], keys: dict[str, Callable[[], None]], pause: Callable[[], None]) -> None:
+def _listen(outputs: list[Sink], controls: Controls, flight: FlightRecorder | None) -> None:
+    """The keys of windows."""
     from dkcam.runtime.sinks import Window
 
-    known = keys | {"p": pause, " ": pause}
+    def on_key(key: str) -> None:
+        if key in ("p", " "):
+            controls.change(paused=not controls.settings.paused)
+        elif key == "d" and flight is not None:
+            flight.dump_soon("key d")
+
     for sink in outputs:
         if isinstance(sink, Window):
-            sink.on_key = lambda key: known[key]() if key in known else None
+            sink.on_key = on_key

@@ -56,7 +56,7 @@ POLICY += "; base-uri 'none'; frame-ancestors 'none'"
 class Context:
     """What the page shows and changes. cameras: state of each, as JSON. explainer: the one that runs now.
 
-    healthy: whether every camera sends frames. dump: writes the flight recorder's memory and names the file, or None.
+    dump: writes the flight recorder's memory and names the file, or None.
     """
 
     model: str
@@ -166,10 +166,7 @@ class Page:
         with self._hub.watching():
             sending = asyncio.create_task(self._send(socket, camera, room))
             seeing = asyncio.create_task(_acknowledged(socket, room))
-            done, pending = await asyncio.wait({sending, seeing}, return_when=asyncio.FIRST_COMPLETED)
-            for task in pending:
-                task.cancel()
-            await asyncio.gather(*done, *pending, return_exceptions=True)
+            await _until_one_ends(sending, seeing)
 
     async def _send(self, socket: WebSocket, camera: int | None, room: asyncio.BoundedSemaphore) -> None:
         """A picture at a time; the client says when it has seen one, so that none grows old in a buffer on the way."""
@@ -304,10 +301,7 @@ class _Mjpeg(Response):
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         sending, leaving = asyncio.create_task(self._send(send)), asyncio.create_task(_gone(receive))
         with self._hub.watching():
-            done, pending = await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            for task in pending:
-                task.cancel()
-            ends = await asyncio.gather(*done, *pending, return_exceptions=True)
+            ends = await _until_one_ends(sending, leaving)
         if any(isinstance(end, Closing) for end in ends):
             await send({"type": "http.response.body", "body": b"--frame--\r\n"})
 
@@ -319,6 +313,14 @@ class _Mjpeg(Response):
                 seen[packet.camera] = packet.version
                 part = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(packet.jpeg) + packet.jpeg + b"\r\n"
                 await asyncio.wait_for(send({"type": "http.response.body", "body": part, "more_body": True}), SEND_S)
+
+
+async def _until_one_ends(*tasks: asyncio.Task[None]) -> list[BaseException | None]:
+    """Then the others are cancelled. How each of them ended."""
+    _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    return list(await asyncio.gather(*tasks, return_exceptions=True))
 
 
 async def _gone(receive: Receive) -> None:

@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -40,6 +41,15 @@ def address(uri: str) -> tuple[str, int]:
     return host, 8080 if port is None else port
 
 
+def check_libraries(uri: str) -> None:
+    """Errors: SinkError naming what the page lacks."""
+    for name in ("starlette", "uvicorn", "websockets", "prometheus_client", "PIL"):
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise SinkError(f"{uri}: the live page needs {name}; pip install 'dkcam[page]'") from error
+
+
 def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
@@ -50,20 +60,16 @@ def is_loopback(host: str) -> bool:
 
 
 class PageSink:
-    """The live page as a sink. Errors: SinkError where the address cannot be had, or the page's libraries are missing."""
+    """The live page as a sink. Errors: SinkError where the address cannot be had."""
 
     repeats = per_camera = True
 
     def __init__(self, uri: str, context: Context, *, token: str | None) -> None:
-        try:
-            import prometheus_client  # noqa: F401
-            import uvicorn
-            from PIL import Image  # noqa: F401
+        import uvicorn
 
-            from dkcam.runtime.live.page.access import Access
-            from dkcam.runtime.live.page.app import Page
-        except ImportError as error:
-            raise SinkError(f"{uri}: the live page needs {str(error.name).split('.')[0]}; pip install 'dkcam[page]'") from error
+        from dkcam.runtime.live.page.access import Access
+        from dkcam.runtime.live.page.app import Page
+
         host, port = address(uri)
         if token is None and not is_loopback(host):
             raise SinkError(f"{uri}: an address that others can reach needs --token (or --token-file); http://127.0.0.1:{port} does not")

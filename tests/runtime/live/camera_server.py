@@ -21,6 +21,12 @@ def numbered(number: int, height: int = 96, width: int = 128) -> np.ndarray:
     return picture
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 class CameraServer:
     """Sends pictures at ``fps`` to whoever connects.
 

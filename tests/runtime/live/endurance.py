@@ -33,16 +33,10 @@ import cv2
 import numpy as np
 
 from dkcam.runtime.live.camera import FIRST_DELAY_S, LONGEST_DELAY_S
-from tests.runtime.live.camera_server import BOUNDARY, CameraServer, wait_until
+from tests.runtime.live.camera_server import BOUNDARY, CameraServer, free_port, wait_until
 from tests.runtime.live.chromium import Chromium
 
 COMMAND = [sys.executable, "-c", "from dkcam.tools.run_command import main; main()"]
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def clip(folder: Path) -> Path:

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from dkcam.tools.run_command import main
-from tests.runtime.live.camera_server import CameraServer, wait_until
+from tests.runtime.live.camera_server import CameraServer, free_port, wait_until
 
 DEBIAN_PYTHON = "/usr/bin/python3"
 
@@ -139,9 +138,7 @@ def test_kill_9_leaves_what_was_there(model_file: Path, server: CameraServer, tm
 
 
 def test_a_camera_that_is_not_there_yet(model_file: Path, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     uri = f"http://127.0.0.1:{port}/video"
     refused = CliRunner().invoke(main, ["--model", str(model_file), "--source", uri, "--headless"])
     assert refused.exit_code == 1 and "connection refused; check the camera, or start with --wait" in refused.stderr
@@ -272,9 +269,7 @@ def test_rtsp(model_file: Path, tmp_path: Path) -> None:
     check = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
     if not Path(DEBIAN_PYTHON).exists() or subprocess.run([DEBIAN_PYTHON, "-c", check], capture_output=True).returncode:
         pytest.skip("Debian's gir1.2-gst-rtsp-server-1.0 is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
 
     def serve() -> subprocess.Popen[str]:
         script = Path(__file__).with_name("rtsp_server.py")

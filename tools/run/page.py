@@ -1,0 +1,44 @@
+"""The live page as one of dk-run's outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dkcam.tools.run.shared import RunOptions
+
+if TYPE_CHECKING:
+    from dkcam.runtime.controls import Controls
+    from dkcam.runtime.explainer import Explains
+    from dkcam.runtime.live.camera import Camera
+    from dkcam.runtime.live.page import PageSink
+    from dkcam.runtime.live.recovery import Recovery
+
+
+def open_page(
+    uri: str,
+    options: RunOptions,
+    controls: Controls,
+    explainer: Callable[[], Explains],
+    states: Callable[[], list[dict[str, Any]]],
+    *,
+    cameras: Sequence[Camera] = (),
+    recovery: Recovery | None = None,
+    dump: Callable[[str], Path | None] | None = None,
+) -> PageSink:
+    """Serve the page and say where. Errors: SinkError for its address, and where its libraries are missing."""
+    from dkcam.runtime.live.page import PageSink, check_libraries
+
+    check_libraries(uri)
+    from dkcam.runtime.live.page.app import Context
+    from dkcam.runtime.live.page.hub import Hub
+    from dkcam.runtime.live.page.metrics import Metrics
+
+    name = options.model.name
+    context = Context(name, controls, explainer, Metrics(cameras, recovery, name), states, dump, Hub(options.max_age))
+    page = PageSink(uri, context, token=options.token)
+    click.echo(f"live page: {page.name}")
+    return page
