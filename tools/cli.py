@@ -8,8 +8,9 @@ import math
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -50,6 +51,25 @@ def user_errors(function: Callable[..., Any]) -> Callable[..., Any]:
             sys.exit(1)
 
     return wrapped
+
+
+def run_and_leave(command: click.Command) -> None:
+    """Run a command as a process of its own, and end the process.
+
+    A thread that is inside native code (a driver, an engine, a file system that hangs) while the interpreter is taken down
+    crashes the process when it comes back; where one is left, the interpreter is not taken down.
+    """
+    code: object = 0
+    try:
+        command()
+    except SystemExit as done:
+        code = done.code
+    if threading.active_count() == 1 or not isinstance(code, int | None):
+        sys.exit(code)  # type: ignore[arg-type]
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code or 0)
 
 
 def _forget_output() -> None:

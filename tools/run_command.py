@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from dkcam.tools import logs
-from dkcam.tools.cli import LIST, ROTATION, SecondsType, engine_options, grid_options, user_errors
+from dkcam.tools.cli import LIST, ROTATION, SecondsType, engine_options, grid_options, run_and_leave, user_errors
 from dkcam.tools.config_file import config_option
 
 
@@ -147,6 +147,11 @@ def main(
         held = run_files(options)
     if not held:
         sys.exit(3)
+
+
+def entry() -> None:
+    """dk-run as a process of its own."""
+    run_and_leave(main)
 
 
 def _model(model: Path | None, dump: Any) -> Path:

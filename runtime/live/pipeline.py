@@ -1,8 +1,8 @@
 """Cameras: the newest frame of each, in one batch through the engine, to the sinks.
 
-    cameras' threads ─► engine thread: newest frames, decode, resize, inference ─► writer: rules, overlay, sinks
+    decoder processes ─► engine thread: newest frames, resize, inference ─► writer: rules, overlay, sinks
 
-A frame is taken only when it can be drawn next: what waits is a newer one. The writer is the thread that calls ``run``.
+A frame is decoded only when it can be drawn next: what waits is a newer one. The writer is the thread that calls ``run``.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
-
-import numpy as np
-from numpy.typing import NDArray
 
 from dkcam.errors import SinkError
 from dkcam.runtime.controls import Controls
 from dkcam.runtime.delivery import Explained, Speed, Watch, drawn, result_of
 from dkcam.runtime.frame import Frame
 from dkcam.runtime.live.camera import Camera, Shot
+from dkcam.runtime.live.link import Gone, Picture
 from dkcam.runtime.live.mosaic import Mosaic
 from dkcam.runtime.live.recovery import Recovery
 from dkcam.runtime.overlay import stale
@@ -33,6 +32,16 @@ from dkcam.runtime.sinks import Sink
 log = logging.getLogger("dkcam")
 
 REPEAT_S = 0.25  # how often a silent camera's last picture is drawn again with its age
+PATIENCE_S = 0.05  # that the others wait for a camera's picture to be decoded
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A picture that is being decoded. since: of time.perf_counter."""
+
+    shot: Shot
+    picture: Future[Picture | None]
+    since: float
 
 
 @dataclass
@@ -43,6 +52,7 @@ class Lane:
     watch: Watch | None
     speed: Speed
     taken: int = 0
+    asked: Asked | None = None
     last: Result | None = None  # the newest, and how it looked
     last_at: float = 0.0  # when its frame arrived
     repeated_at: float = 0.0
@@ -118,50 +128,61 @@ class LivePipeline:
     def _enough(self) -> bool:
         return self._max_frames is not None and all(lane.taken >= self._max_frames for lane in self.lanes)
 
-    def _newest(self) -> list[Shot]:
+    def _newest(self) -> list[tuple[Asked, Picture]]:
         """New frames of as many cameras as the engine takes at once; who was left out is first next time."""
         with self._news:
-            if not any(lane.camera.fresh() and lane.taken != self._max_frames for lane in self.lanes):
+            if not any(lane.asked or (lane.camera.fresh() and lane.taken != self._max_frames) for lane in self.lanes):
                 self._news.wait(0.1)
-        shots: list[Shot] = []
         count = len(self.lanes)
-        for step in range(count):
-            number = (self._next + step) % count
-            lane = self.lanes[number]
-            if lane.taken == self._max_frames:
-                continue
-            shot = lane.camera.take()
-            if shot is not None:
-                shots.append(shot)
-                lane.taken += 1
-            if len(shots) == self._batch:
-                self._next = (number + 1) % count
+        order = [self.lanes[(self._next + step) % count] for step in range(count)]
+        waiting: list[Asked] = []
+        for lane in order:
+            if lane.asked is None and lane.taken != self._max_frames:
+                self._ask(lane)
+            if lane.asked is not None and time.perf_counter() - lane.asked.since < PATIENCE_S:
+                waiting.append(lane.asked)
+            if len(waiting) == self._batch:
                 break
-        return shots
+        wait([asked.picture for asked in waiting], PATIENCE_S)
+        if not waiting and not any(lane.asked and lane.asked.picture.done() for lane in order):
+            self.stop.wait(0.01)
+        frames: list[tuple[Asked, Picture]] = []
+        for lane in order:
+            asked = lane.asked
+            if asked is None or not asked.picture.done():
+                continue
+            lane.asked = None
+            picture = _decoded(asked, lane.camera)
+            if picture is None:
+                continue
+            frames.append((asked, picture))
+            lane.taken += 1
+            if len(frames) == self._batch:
+                self._next = (lane.camera.number + 1) % count
+                break
+        return frames
 
-    def _explained(self, shots: Sequence[Shot]) -> list[Explained]:
-        start = time.perf_counter()
-        frames: list[tuple[Shot, NDArray[np.uint8]]] = []
-        for shot in shots:
-            image, lane = _decoded(shot), self.lanes[shot.camera]
-            lane.camera.decoded(image is not None)
-            if image is None:
-                lane.taken -= 1
-            else:
-                frames.append((shot, image))
+    @staticmethod
+    def _ask(lane: Lane) -> None:
+        shot = lane.camera.take()
+        if shot is not None:
+            lane.asked = Asked(shot, shot.take(), time.perf_counter())
+
+    def _explained(self, frames: Sequence[tuple[Asked, Picture]]) -> list[Explained]:
         if not frames:
             return []
-        read = time.perf_counter()
+        start = time.perf_counter()
         settings = self._controls.settings
-        said, prepare_ms = self.recovery.explain([image for _, image in frames], settings.classes, settings.masks)
-        infer_ms = (time.perf_counter() - read) * 1e3 - prepare_ms
-        self._first = self._first or frames[0][0].at
+        said, prepare_ms = self.recovery.explain([picture for _, picture in frames], settings.classes, settings.masks)
+        infer_ms = (time.perf_counter() - start) * 1e3 - prepare_ms
+        self._first = self._first or frames[0][0].shot.at
         done = []
-        for (shot, image), explanation in zip(frames, said, strict=True):
+        for (asked, picture), explanation in zip(frames, said, strict=True):
+            shot = asked.shot
             if explanation is not None:
-                lane = self.lanes[shot.camera]
-                frame = Frame(image, shot.index, lane.camera.name, shot.at - self._began, camera=shot.camera)
-                done.append(Explained(frame, explanation, (read - start) * 1e3, prepare_ms, infer_ms, shot.at, settings.masks))
+                frame = Frame(picture, shot.index, self.lanes[shot.camera].camera.name, shot.at - self._began, camera=shot.camera)
+                read_ms = (start - asked.since) * 1e3
+                done.append(Explained(frame, explanation, read_ms, prepare_ms, infer_ms, shot.at, settings.masks))
         return done
 
     def _write(self) -> None:
@@ -264,10 +285,15 @@ class LivePipeline:
             sink.close(complete=False)
 
 
-def _decoded(shot: Shot) -> NDArray[np.uint8] | None:
-    """A camera's data is not to be trusted: what a decoder says of it concerns this picture only."""
+def _decoded(asked: Asked, camera: Camera) -> Picture | None:
+    """What became of a picture that was asked for, which the camera counts."""
     try:
-        return shot.grab()
-    except Exception:
-        log.debug("camera %d: a picture could not be decoded", shot.camera, exc_info=True)
+        picture = asked.picture.result()
+    except Gone:
+        camera.dropped += 1
         return None
+    except Exception:
+        log.debug("camera %d: a picture could not be decoded", camera.number, exc_info=True)
+        picture = None
+    camera.decoded(picture is not None)
+    return picture

@@ -27,8 +27,10 @@ MOST_LANES = 8  # each holds its own activations in memory
 
 def run_files(options: RunOptions) -> bool:
     """Whether every rule of severity fail held. Errors: DkcamError."""
+    held = True
     with interrupts() as interrupt:
-        return _run(options, interrupt)
+        held = _run(options, interrupt)
+    return held
 
 
 def _run(options: RunOptions, interrupt: Interrupt) -> bool:

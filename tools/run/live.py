@@ -32,24 +32,28 @@ if TYPE_CHECKING:
 
 def run_live(options: RunOptions) -> bool:
     """Whether every rule of severity fail held. Errors: DkcamError."""
+    held = True
     with interrupts() as interrupt:
-        return _run(options, interrupt)
+        held = _run(options, interrupt)
+    return held
 
 
 def _run(options: RunOptions, interrupt: Interrupt) -> bool:
     from dkcam.runtime.live.camera import Camera, stop_all
+    from dkcam.runtime.live.decoder import Decoder
     from dkcam.runtime.live.pipeline import LivePipeline
-    from dkcam.runtime.live.stream import open_stream
     from dkcam.tools.summary import RunSummary
 
     settle_process()
     news = threading.Condition()
-    openers = [partial(open_stream, uri, options.frame_timeout) for uri in options.sources]
-    cameras = [Camera(number, uri, openers[number], news, timeout_s=options.frame_timeout) for number, uri in enumerate(options.sources)]
+    cameras = [
+        Camera(number, uri, Decoder(uri, options.frame_timeout), news, timeout_s=options.frame_timeout)
+        for number, uri in enumerate(options.sources)
+    ]
     outputs: list[Sink] = []
     finished = False
     try:
-        _start(cameras, openers, options.wait)
+        _start(cameras, options.wait)
         recovery = _recovery(options)
         controls = options.controls()
         watches = {c.number: live_rules(options.rules, recovery.explainer, quiet=c.number > 0) for c in cameras} if options.rules else {}
@@ -100,28 +104,20 @@ def _run(options: RunOptions, interrupt: Interrupt) -> bool:
     return not any(watch.failed for watch in watches.values())
 
 
-def _start(cameras: list[Camera], openers: list[Any], wait: bool) -> None:
+def _start(cameras: list[Camera], wait: bool) -> None:
     """Connect to all at once. Errors: SourceError where one is not there, unless the run is to wait for it."""
     from dkcam.errors import SourceError
 
-    if wait:
-        for camera in cameras:
-            camera.start()
-        return
-    with ThreadPoolExecutor(len(openers)) as pool:
-        streams = [pool.submit(opener) for opener in openers]
-    failures = [stream.exception() for stream in streams]
-    first = next((failure for failure in failures if failure is not None), None)
-    if first is not None:
-        for stream, failure in zip(streams, failures, strict=True):
-            if failure is None:
-                stream.result().close()
-        if isinstance(first, SourceError):
-            raise SourceError(f"{first}; check the camera, or start with --wait") from first
-        raise first
-    opened = [stream.result() for stream in streams]
-    for camera, stream in zip(cameras, opened, strict=True):
-        camera.start(stream)
+    if not wait:
+        with ThreadPoolExecutor(len(cameras)) as pool:
+            openings = [pool.submit(camera.open) for camera in cameras]
+        for opening in openings:
+            try:
+                opening.result()
+            except SourceError as error:
+                raise SourceError(f"{error}; check the camera, or start with --wait") from error
+    for camera in cameras:
+        camera.start()
 
 
 def _recovery(options: RunOptions) -> Recovery:

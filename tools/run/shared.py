@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from dkcam.runtime.sinks import Sink
     from dkcam.tools.checks.live import LiveRules
     from dkcam.tools.checks.rules import Rules
+
+
+LAST_S = 10.0  # from a signal to the end, whatever hangs
 
 
 @dataclass(frozen=True)
@@ -147,12 +151,29 @@ class Interrupt:
     running: threading.Event | None = None
     by: str = ""
     on_usr1: Callable[[], None] | None = None
+    _last: threading.Timer | None = None
 
     def handle(self, number: int, frame: Any) -> None:
-        if self.running is None or (self.by and number == signal.SIGINT):
-            raise KeyboardInterrupt
+        again = bool(self.by)
         self.by = self.by or ("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
-        self.running.set()
+        if again and number == signal.SIGINT:
+            self.by = ""
+            raise KeyboardInterrupt
+        if self._last is None:
+            self._last = threading.Timer(LAST_S, self._give_up)
+            self._last.daemon = True
+            self._last.start()
+        if self.running is not None:
+            self.running.set()
+        elif not again:
+            raise KeyboardInterrupt
+
+    def _give_up(self) -> None:
+        """Something is inside native code that does not come back: a driver, a file system that is gone."""
+        say(
+            "error", f"stopped by {self.by}, but an output or the engine did not end within {LAST_S:.0f} s; what it had not written is lost"
+        )
+        os._exit(1)
 
     def usr1(self, number: int, frame: Any) -> None:
         if self.on_usr1 is not None:
@@ -163,6 +184,11 @@ class Interrupt:
     def say(self) -> None:
         if self.by:
             say("info", f"stopped by {self.by}; outputs are complete up to here")
+
+    def done(self) -> None:
+        """Everything has ended."""
+        if self._last is not None:
+            self._last.cancel()
 
 
 @contextmanager
@@ -175,7 +201,12 @@ def interrupts() -> Iterator[Interrupt]:
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield found
+    except KeyboardInterrupt:
+        if not found.by:
+            raise
+        say("info", f"stopped by {found.by} before the first frame")
     finally:
+        found.done()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -31,13 +31,15 @@ class CameraServer:
     """Sends pictures at ``fps`` to whoever connects.
 
     faults, one taken at a time between pictures: "cut" (in mid-picture), "garbage" (bytes that are no picture),
-    "bad" (a damaged picture), "silent" (no more, the connection stays open), "end", "resize" (another size from here on).
+    "bad" (a damaged picture), "silent" (no more, the connection stays open), "half" (silent in mid-picture), "end", "resize" (another
+    size from here on). raw: sent in place of every picture.
     """
 
     def __init__(self, fps: float = 50.0, port: int = 0) -> None:
         self.fps, self.faults, self.size = fps, [], (96, 128)  # type: tuple[float, list[str], tuple[int, int]]
         self._clients: list[socket.socket] = []
         self._up = threading.Event()
+        self.raw: bytes | None = None
         self.port = port
         self.sent = 0
         self.start()
@@ -92,15 +94,16 @@ class CameraServer:
         if fault == "resize":
             self.size = (self.size[1], self.size[0] + 32)
         data = cv2.imencode(".jpg", numbered(self.sent, *self.size))[1].tobytes()
+        data = self.raw or data
         self.sent += 1
         if fault == "garbage":
             client.sendall(np.random.default_rng(self.sent).bytes(5000))
         if fault == "bad":
             middle = len(data) // 2
             data = data[:middle] + np.random.default_rng(self.sent).bytes(len(data) - middle)
-        if fault == "cut":
+        if fault in ("cut", "half"):
             client.sendall(BOUNDARY % len(data) + data[: len(data) // 2])
-        if fault == "silent":
+        if fault in ("silent", "half"):
             threading.Event().wait(600)
         if fault in ("cut", "end"):
             client.shutdown(socket.SHUT_RDWR)

@@ -6,6 +6,7 @@
     age        a camera at 60 frames a second, an engine at about 20, for 10 minutes: age of the pictures
     soak       two looping cameras and the page in Chromium for 30 minutes: memory, threads, file handles
     clients    the pipeline's speed with one client, and with a second one on a slow line, in turns
+    stops      SIGINT and SIGTERM, 200 times, in every state a camera can be in: exit code, files, seconds
 
 Needs Debian's ffmpeg, and chromium for soak. Each prints what it found and ends with 1 where a bound is broken.
 """
@@ -13,9 +14,11 @@ Needs Debian's ffmpeg, and chromium for soak. Each prints what it found and ends
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -35,8 +38,9 @@ import numpy as np
 from dkcam.runtime.live.camera import FIRST_DELAY_S, LONGEST_DELAY_S
 from tests.runtime.live.camera_server import BOUNDARY, CameraServer, free_port, wait_until
 from tests.runtime.live.chromium import Chromium
+from tests.runtime.live.relay import Relay
 
-COMMAND = [sys.executable, "-c", "from dkcam.tools.run_command import main; main()"]
+COMMAND = [sys.executable, "-c", "from dkcam.tools.run_command import entry; entry()"]
 
 
 def clip(folder: Path) -> Path:
@@ -195,6 +199,14 @@ def kills(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def wide_model(folder: Path) -> Path:
     """A full-width ResNet-50 with random weights."""
+    return _random_model(folder / "wide.onnx", 1.0, (224, 224))
+
+
+def small_model(folder: Path) -> Path:
+    return _random_model(folder / "small.onnx", 0.125, (64, 96))
+
+
+def _random_model(path: Path, width: float, size: tuple[int, int]) -> Path:
     import torch
 
     from dkcam.export.checkpoint import Checkpoint
@@ -203,9 +215,8 @@ def wide_model(folder: Path) -> Path:
     from dkcam.export.options import ExportOptions
 
     torch.manual_seed(0)
-    model = ResNet(ModelConfig(10, "dropkey", 1.0, None)).eval()
-    path = folder / "wide.onnx"
-    checkpoint = Checkpoint(model.config, model.state_dict(), tuple("abcdefghij"), size=(224, 224))
+    model = ResNet(ModelConfig(10, "dropkey", width, None)).eval()
+    checkpoint = Checkpoint(model.config, model.state_dict(), tuple("abcdefghij"), size=size)
     path.write_bytes(export(checkpoint, ExportOptions(), check=False).data)
     return path
 
@@ -219,7 +230,8 @@ class Steady:
         self._parts = [cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures]
         self._fps = fps
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.uri = f"http://127.0.0.1:{self._listener.getsockname()[1]}/camera"
+        self.port = int(self._listener.getsockname()[1])
+        self.uri = f"http://127.0.0.1:{self.port}/camera"
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
@@ -359,8 +371,56 @@ def clients(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     return {"fps_with_one_client": statistics.median(alone), "fps_ratio_with_a_slow_second": found, "ratios": ratios, "held": found >= 0.95}
 
 
+def stops(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """SIGINT and SIGTERM while cameras are live, silent, in mid-frame or being connected to; over MJPEG and RTSP; one and three of them."""
+    model = small_model(folder)
+    rtsp_port = free_port()
+    rtsp = subprocess.Popen(["/usr/bin/python3", str(Path(__file__).with_name("rtsp_server.py")), str(rtsp_port)], stdout=subprocess.PIPE)
+    assert rtsp.stdout is not None and rtsp.stdout.readline() == b"ready\n"
+    mjpeg = Steady(30)
+    kinds = {"mjpeg": (mjpeg.port, "http://127.0.0.1:{}/camera"), "rtsp": (rtsp_port, "rtsp://127.0.0.1:{}/camera")}
+    cases = list(itertools.product(kinds, (1, 3), ("pass", "silent", "half", "mute"), (signal.SIGINT, signal.SIGTERM)))
+    rng = random.Random(0)
+    slowest, wrong = 0.0, []
+    for number in range(arguments.times):
+        kind, count, how, sent = cases[number % len(cases)]
+        port, address = kinds[kind]
+        relays = [Relay(port) for _ in range(count)]
+        place = folder / str(number)
+        place.mkdir()
+        sources = [word for relay in relays for word in ("--source", address.format(relay.port))]
+        run = Run(place, *sources, "--model", model, "--sink", place / "o.mp4", "--frame-timeout", 2)
+        try:
+            wait_until(lambda run=run: len(run.lines()) > 5, 30)  # type: ignore[misc]
+            time.sleep(rng.uniform(0, 0.3))
+            for relay in relays:
+                relay.how = how
+                if how == "mute":
+                    relay.cut()
+            time.sleep(rng.uniform(0, 1.5))
+            start = time.perf_counter()
+            run.process.send_signal(sent)
+            run.process.communicate(timeout=30)
+            seconds = time.perf_counter() - start
+            slowest = max(slowest, seconds)
+            lines = (place / "e.jsonl").read_text().splitlines()
+            whole = all(json.loads(line) for line in lines) and len(lines) > 5
+            with av.open(str(place / "o.mp4")) as container:
+                whole = whole and sum(1 for _ in container.decode(video=0)) > 0
+            if run.process.returncode or seconds > 2.5 or not whole:
+                said = (place / "log.txt").read_text()[-500:]
+                wrong.append({"case": [kind, count, how, sent.name], "code": run.process.returncode, "s": seconds, "said": said})
+        except (AssertionError, ValueError, OSError) as error:
+            run.process.kill()
+            wrong.append({"case": [kind, count, how, sent.name], "said": str(error)})
+        for relay in relays:
+            relay.close()
+    rtsp.kill()
+    return {"stops": arguments.times, "slowest_s": slowest, "wrong": wrong, "held": not wrong}
+
+
 PARTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
-    "restarts": restarts, "faults": faults, "kills": kills, "age": age, "soak": soak, "clients": clients,
+    "restarts": restarts, "faults": faults, "kills": kills, "age": age, "soak": soak, "clients": clients, "stops": stops,
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,12 @@ import pytest
 
 from dkcam.errors import SourceError
 from dkcam.runtime.live import camera as camera_module
-from dkcam.runtime.live.camera import Camera
+from dkcam.runtime.live.camera import Camera, Shot
+from dkcam.runtime.live.decoder import Decoder
+from dkcam.runtime.live.link import Gone
 from dkcam.runtime.live.stream import Lag, decode_jpeg, open_stream, shown
 from tests.runtime.live.camera_server import CameraServer, numbered, wait_until
+from tests.runtime.live.scripted import Scripted
 
 TIMEOUT_S = 0.6
 
@@ -32,9 +35,9 @@ def watch() -> Iterator[Callable[..., Camera]]:
     """Starts cameras and stops them at the end."""
     started: list[Camera] = []
 
-    def start(opener: Any, **options: Any) -> Camera:
+    def start(link: Any, **options: Any) -> Camera:
         options = {"timeout_s": TIMEOUT_S, "seed": 0} | options
-        camera = Camera(len(started), "test", opener, threading.Condition(), **options)
+        camera = Camera(len(started), "test", link, threading.Condition(), **options)
         started.append(camera)
         camera.start()
         return camera
@@ -44,8 +47,16 @@ def watch() -> Iterator[Callable[..., Camera]]:
         camera.stop()
 
 
-def opener_of(server: CameraServer) -> Any:
-    return partial(open_stream, server.uri, TIMEOUT_S)
+def whole(shot: Shot) -> bool:
+    """Whether it could be decoded."""
+    try:
+        return shot.take().result(5) is not None
+    except Gone:
+        return False
+
+
+def link_to(server: CameraServer) -> Decoder:
+    return Decoder(server.uri, TIMEOUT_S)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +132,7 @@ def test_damaged_jpegs_are_refused() -> None:
 
 
 def test_the_newest_picture_wins(server: CameraServer, watch: Callable[..., Camera]) -> None:
-    camera = watch(opener_of(server))
+    camera = watch(link_to(server))
     wait_until(lambda: camera.shots >= 20)
     with camera._news:
         newest = camera.shots - 1
@@ -134,7 +145,7 @@ def test_the_newest_picture_wins(server: CameraServer, watch: Callable[..., Came
 
 @pytest.mark.parametrize("fault", ["cut", "garbage", "bad", "silent", "end", "resize"])
 def test_faults_pass(server: CameraServer, watch: Callable[..., Camera], fault: str) -> None:
-    camera = watch(opener_of(server))
+    camera = watch(link_to(server))
     wait_until(lambda: camera.shots >= 3)
     server.faults.append(fault)
     wait_until(lambda: not server.faults)
@@ -142,11 +153,11 @@ def test_faults_pass(server: CameraServer, watch: Callable[..., Camera], fault: 
     # one period of silence where the server stays mute, one back-off, two seconds
     allowed = (TIMEOUT_S if fault == "silent" else 0) + camera_module.FIRST_DELAY_S + 2
     wait_until(lambda: camera.live and camera.last_at is not None and camera.last_at > start and server.sent > sent + 3, allowed)
-    wait_until(lambda: (shot := camera.take()) is not None and shot.grab() is not None)
+    wait_until(lambda: (shot := camera.take()) is not None and whole(shot))
 
 
 def test_a_server_that_dies_comes_back(server: CameraServer, watch: Callable[..., Camera]) -> None:
-    camera = watch(opener_of(server))
+    camera = watch(link_to(server))
     for times in range(1, 4):
         wait_until(lambda: camera.live)
         server.kill()
@@ -159,56 +170,41 @@ def test_a_server_that_dies_comes_back(server: CameraServer, watch: Callable[...
 def test_back_off_grows_and_has_an_end(watch: Callable[..., Camera], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(camera_module, "FIRST_DELAY_S", 0.02)
     monkeypatch.setattr(camera_module, "LONGEST_DELAY_S", 0.16)
-    at: list[float] = []
-
-    def refuse() -> Any:
-        at.append(time.perf_counter())
-        raise SourceError("gone")
-
-    camera = watch(refuse)
+    link = Scripted(fails="gone")
+    camera = watch(link)
     camera._delay_s = 0.02
-    wait_until(lambda: len(at) >= 8)
-    waits = np.diff(at)
+    wait_until(lambda: len(link.opened) >= 8)
+    waits = np.diff(link.opened)
     assert waits[0] < 0.1 and all(0.11 <= wait < 0.4 for wait in waits[4:7]), waits
     assert "gone; trying again in" in camera.reason
 
 
-class _Hung:
-    """A driver that gives one picture and never answers again."""
+def test_a_link_that_is_overdue_is_given_up_and_opened_again(watch: Callable[..., Camera]) -> None:
+    link = Scripted(100, 3)
+    camera = watch(link)
+    wait_until(lambda: camera.shots == 3)
+    camera.check(time.perf_counter())
+    assert link.why == "" and camera.live
+    link.late = "test: its driver has not answered for 2 s"
+    camera.check(time.perf_counter())
+    link.late = None
+    wait_until(lambda: not camera.live and "has not answered for 2 s; trying again in" in camera.reason)
+    wait_until(lambda: camera.reopened == 1 and camera.shots == 6)
 
-    def __init__(self, release: threading.Event) -> None:
-        self._release = release
 
-    def grabs(self) -> Iterator[Any]:
-        yield (lambda: np.zeros((8, 8, 3), np.uint8)), 0.0
-        self._release.wait(30)
+def test_arrivals_that_were_not_told_of_count_as_dropped(watch: Callable[..., Camera]) -> None:
+    class Jumpy(Scripted):
+        def arrivals(self) -> Any:
+            for arrival in super().arrivals():
+                yield replace(arrival, skipped=4)
 
-    def close(self) -> None:
-        pass
-
-
-def test_a_driver_that_hangs_is_left_behind(watch: Callable[..., Camera]) -> None:
-    release = threading.Event()
-    opened: list[int] = []
-
-    def open_() -> Any:
-        opened.append(1)
-        return _Hung(release)
-
-    camera = watch(open_, timeout_s=0.1)
-    for times in range(1, 8):
-        wait_until(lambda: camera.live or len(opened) > camera_module.MOST_HUNG)
-        camera.check(time.perf_counter() + 3)  # as if three seconds had passed, more than 2 x 0.1 + 2
-        if times == 1:
-            wait_until(lambda: camera.reopened == 1)
-    assert 2 <= len(opened) <= camera_module.MOST_HUNG + 1  # it does not start threads without end
-    before = camera.shots
-    release.set()
-    wait_until(lambda: camera.shots > before)
+    camera = watch(Jumpy(100, 3))
+    wait_until(lambda: camera.shots == 15)
+    assert camera.dropped == 14 and (shot := camera.take()) is not None and shot.index == 14
 
 
 def test_a_camera_that_sends_nothing_but_damage_is_opened_again(server: CameraServer, watch: Callable[..., Camera]) -> None:
-    camera = watch(opener_of(server))
+    camera = watch(link_to(server))
     wait_until(lambda: camera.live)
     for whole in (True, False, False, True, False):
         camera.decoded(whole)
@@ -217,13 +213,3 @@ def test_a_camera_that_sends_nothing_but_damage_is_opened_again(server: CameraSe
     assert camera.reopened == 0
     camera.check(time.perf_counter() + 1.1 * TIMEOUT_S)
     wait_until(lambda: camera.live and camera.reopened == 1)
-
-
-def test_stopping_does_not_wait_for_a_hung_driver(watch: Callable[..., Camera]) -> None:
-    release = threading.Event()
-    camera = watch(lambda: _Hung(release))
-    wait_until(lambda: camera.shots == 1)
-    start = time.perf_counter()
-    camera.stop(0.2)
-    assert time.perf_counter() - start < 0.5
-    release.set()

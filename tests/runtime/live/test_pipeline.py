@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +23,13 @@ from dkcam.runtime.controls import Controls, Style
 from dkcam.runtime.explainer import Explainer
 from dkcam.runtime.live import recovery as recovery_module
 from dkcam.runtime.live.camera import Camera
+from dkcam.runtime.live.link import Gone
 from dkcam.runtime.live.mosaic import Mosaic
 from dkcam.runtime.live.pipeline import LivePipeline
 from dkcam.runtime.live.recovery import Recovery
 from dkcam.runtime.result import Result
 from tests.conftest import tiny_checkpoint
-
-
-class Scripted:
-    """A camera that sends pictures at a rate; after ``count`` it is silent, or ends."""
-
-    def __init__(self, fps: float, count: int = 10**6, *, ends: bool = False, size: tuple[int, int] = (48, 80)) -> None:
-        self._fps, self._count, self._ends, self._size = fps, count, ends, size
-        self.closed = threading.Event()
-
-    def grabs(self) -> Iterator[tuple[Callable[[], Any], float]]:
-        for number in range(self._count):
-            picture = np.full((*self._size, 3), number % 250, np.uint8)
-            yield (lambda picture=picture: picture), 0.0  # type: ignore[misc]
-            self.closed.wait(1 / self._fps)
-        if not self._ends:
-            self.closed.wait(20)
-
-    def close(self) -> None:
-        self.closed.set()
+from tests.runtime.live.scripted import Scripted
 
 
 class Keep:
@@ -92,7 +76,7 @@ def batch_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(streams: list[Scripted], recovery: Recovery, sinks: list[Keep], seconds: float = 1.2, **options: Any) -> LivePipeline:
     news = threading.Condition()
-    cameras = [Camera(k, f"camera{k}", lambda stream=stream: stream, news, timeout_s=30.0) for k, stream in enumerate(streams)]  # type: ignore[misc]
+    cameras = [Camera(k, f"camera{k}", stream, news, timeout_s=30.0) for k, stream in enumerate(streams)]
     for camera in cameras:
         camera.start()
     pipeline = LivePipeline(cameras, news, recovery, sinks, **options)  # type: ignore[arg-type]
@@ -103,8 +87,6 @@ def run(streams: list[Scripted], recovery: Recovery, sinks: list[Keep], seconds:
         pipeline.run()
     finally:
         timer.cancel()
-        for stream in streams:
-            stream.closed.set()
         for camera in cameras:
             camera.stop()
     return pipeline
@@ -266,9 +248,8 @@ def test_nothing_but_the_engine_ends_a_run(model_file: Path, caplog: pytest.LogC
     """A picture that a decoder trips over, a sink with a fault of its own, statistics that fail."""
 
     class Odd(Scripted):
-        def grabs(self) -> Any:
-            for number, (grab, late) in enumerate(super().grabs()):
-                yield (lambda: 1 // 0) if number % 3 == 1 else grab, late
+        def picture(self, number: int) -> Any:
+            return ZeroDivisionError() if number % 3 == 1 else super().picture(number)
 
     class Faulty(Keep):
         def write(self, result: Result) -> bool:
@@ -302,3 +283,48 @@ def test_a_mosaic_holds_every_camera(model_file: Path) -> None:
     assert whole.shape == (96, 240, 3)
     assert [int(whole[24 + 48 * (k // 3), 40 + 80 * (k % 3), 0]) for k in range(5)] == [5, 55, 105, 155, 205]
     assert not whole[60:, 170:].any()
+
+
+class Slowly(Scripted):
+    """Its pictures take long to decode: a future that is set ``delay`` seconds later, or never."""
+
+    def __init__(self, delay: float | None, fps: float = 50.0) -> None:
+        super().__init__(fps)
+        self._delay = delay
+        self.asked = 0
+
+    def arrivals(self) -> Any:
+        for arrival in super().arrivals():
+            yield replace(arrival, take=self._take)
+
+    def _take(self) -> Any:
+        self.asked += 1
+        future: Future[Any] = Future()
+        if self._delay is not None:
+            timer = threading.Timer(self._delay, future.set_result, [self.picture(self.asked)])
+            timer.daemon = True
+            timer.start()
+        return future
+
+
+@pytest.mark.parametrize("delay", [None, 0.4])
+def test_a_picture_that_takes_for_ever_to_decode_holds_nobody_up(model_file: Path, delay: float | None) -> None:
+    alone, beside = Keep(pictures=False), Keep(pictures=False)
+    run([Scripted(25)], plain(model_file), [alone], 2.0)
+    slow = Slowly(delay)
+    run([slow, Scripted(25)], plain(model_file), [beside], 2.0)
+    good = [result for result in beside.results if result.frame.camera == 1]
+    assert len(good) > 0.8 * len(alone.results)
+    assert slow.asked == 1 if delay is None else 2 <= slow.asked <= 6
+    assert sum(result.frame.camera == 0 for result in beside.results) == (0 if delay is None else pytest.approx(slow.asked, abs=1))
+
+
+def test_a_picture_that_is_gone_counts_as_dropped_and_not_as_damaged(model_file: Path) -> None:
+    class Late(Scripted):
+        def picture(self, number: int) -> Any:
+            return Gone() if number % 2 else super().picture(number)
+
+    sink = Keep(pictures=False)
+    pipeline = run([Late(20)], plain(model_file), [sink], 1.0)
+    camera = pipeline.lanes[0].camera
+    assert camera.damaged == 0 and camera.dropped > 3 and {int(r.frame.image[0, 0, 0]) % 2 for r in sink.results} == {0}

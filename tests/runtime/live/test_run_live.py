@@ -35,7 +35,7 @@ class Run:
     """dk-run in a process of its own."""
 
     def __init__(self, model: Path, folder: Path, *words: object) -> None:
-        command = [sys.executable, "-c", "from dkcam.tools.run_command import main; main()", "--model", model, *words]
+        command = [sys.executable, "-c", "from dkcam.tools.run_command import entry; entry()", "--model", model, *words]
         self.said = folder / "stderr.txt"
         self._stderr = self.said.open("w")
         self.process = subprocess.Popen([str(word) for word in command], cwd=folder, stderr=self._stderr, stdout=subprocess.PIPE, text=True)
@@ -88,7 +88,7 @@ def test_sigterm_with_someone_watching(model_file: Path, server: CameraServer, t
 
 
 def test_messages_that_nobody_can_read_end_nothing(model_file: Path, server: CameraServer, tmp_path: Path) -> None:
-    words = [sys.executable, "-c", "from dkcam.tools.run_command import main; main()", "--model", model_file, "--source", server.uri]
+    words = [sys.executable, "-c", "from dkcam.tools.run_command import entry; entry()", "--model", model_file, "--source", server.uri]
     run = subprocess.Popen([*map(str, words), "--sink", "e.jsonl"], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     assert run.stderr is not None and run.stdout is not None
     wait_until(lambda: (tmp_path / "e.jsonl").exists(), 30)
