@@ -64,6 +64,9 @@ def run_and_leave(command: click.Command) -> None:
         command()
     except SystemExit as done:
         code = done.code
+    except Exception:
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        code = 1
     if threading.active_count() == 1 or not isinstance(code, int | None):
         sys.exit(code)  # type: ignore[arg-type]
     for stream in (sys.stdout, sys.stderr):

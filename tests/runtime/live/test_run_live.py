@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from click.testing import CliRunner
 
 from dkcam.tools.run_command import main
 from tests.runtime.live.camera_server import CameraServer, free_port, wait_until
+from tests.runtime.live.relay import Relay
 
 DEBIAN_PYTHON = "/usr/bin/python3"
 
@@ -34,11 +36,12 @@ def server() -> Iterator[CameraServer]:
 class Run:
     """dk-run in a process of its own."""
 
-    def __init__(self, model: Path, folder: Path, *words: object) -> None:
-        command = [sys.executable, "-c", "from dkcam.tools.run_command import entry; entry()", "--model", model, *words]
+    def __init__(self, model: Path, folder: Path, *words: object, patch: str = "") -> None:
+        command = [sys.executable, "-c", f"{patch}\nfrom dkcam.tools.run_command import entry; entry()", "--model", model, *words]
         self.said = folder / "stderr.txt"
         self._stderr = self.said.open("w")
-        self.process = subprocess.Popen([str(word) for word in command], cwd=folder, stderr=self._stderr, stdout=subprocess.PIPE, text=True)
+        given = [str(word) for word in command]
+        self.process = subprocess.Popen(given, cwd=folder, stderr=self._stderr, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
     def wait_for(self, path: Path, lines: int = 5, seconds: float = 30) -> None:
         def there() -> bool:
@@ -47,10 +50,18 @@ class Run:
 
         wait_until(there, seconds)
 
+    def decoders(self) -> list[int]:
+        """Numbers of the processes it started."""
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return [int(word) for task in tasks for word in task.read_text().split()]
+
     def end(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, float, str]:
         """Exit code, seconds it took, what it printed."""
         start = time.perf_counter()
-        self.process.send_signal(how)
+        if how == signal.SIGINT:
+            os.killpg(self.process.pid, how)  # as a terminal does: everything it started hears it, too
+        else:
+            self.process.send_signal(how)
         out, _ = self.process.communicate(timeout=20)
         self._stderr.close()
         return self.process.returncode, time.perf_counter() - start, out
@@ -60,17 +71,93 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_signals_finish_files_within_two_seconds(model_file: Path, server: CameraServer, tmp_path: Path, how: signal.Signals) -> None:
-    run = Run(model_file, tmp_path, "--source", server.uri, "--sink", "o.mp4", "--sink", "e.jsonl", "--sink", "http://127.0.0.1:0")
+@pytest.mark.parametrize(
+    ("how", "state", "count"), [(signal.SIGINT, "silent", 1), (signal.SIGTERM, "half", 3), (signal.SIGTERM, "mute", 1)]
+)
+def test_signals_finish_files_whatever_the_cameras_do(
+    model_file: Path, server: CameraServer, tmp_path: Path, how: signal.Signals, state: str, count: int
+) -> None:
+    """The decoders hang in a read, in mid-picture, or in a connection that is being made, while they are told to stop."""
+    relays = [Relay(server.port) for _ in range(count)]
+    sources = [word for relay in relays for word in ("--source", f"http://127.0.0.1:{relay.port}/video")]
+    run = Run(model_file, tmp_path, *sources, "--sink", "o.mp4", "--sink", "e.jsonl", "--sink", "http://127.0.0.1:0")
     run.wait_for(tmp_path / "e.jsonl")
-    server.faults.append("silent")  # the reader hangs while it is told to stop
+    for relay in relays:
+        relay.how = state
+        if state == "mute":
+            relay.cut()
+    if state == "mute":
+        wait_until(lambda: "trying again" in run.said.read_text())
+        time.sleep(0.6)  # the first delay is over
+    children = run.decoders()
     code, seconds, out = run.end(how)
     assert code == 0 and seconds < 2.5, run.said.read_text()
+    assert "its decoder" not in run.said.read_text()
     assert "wrote o.mp4" in out and "wrote e.jsonl" in out and "frames/s" in out
+    assert len(children) == count and not any(Path(f"/proc/{pid}").exists() for pid in children)
     assert all(set(line) >= {"frame", "reopened", "stale"} for line in lines(tmp_path / "e.jsonl"))
     with av.open(str(tmp_path / "o.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) >= 5
+    for relay in relays:
+        relay.close()
+
+
+def test_a_signal_before_the_first_frame_ends_the_run_well(model_file: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        run = Run(model_file, tmp_path, "--source", f"http://127.0.0.1:{mute.getsockname()[1]}/", "--sink", "e.jsonl")
+        mute.accept()
+        code, seconds, _ = run.end()
+        assert code == 0 and seconds < 2.5 and "stopped by SIGTERM before the first frame" in run.said.read_text()
+        assert not list(tmp_path.glob("*.jsonl"))
+
+
+# native code that does not come back is stood in for by a sleep, which signals do not end either
+HUNG_ENGINE = """
+from dkcam.runtime.explainer import Explainer
+said, before = [], Explainer.infer_many
+def infer_many(self, *given, **more):
+    said.append(1)
+    time.sleep(30 if len(said) > 12 else 0)
+    return before(self, *given, **more)
+Explainer.infer_many = infer_many
+"""
+HUNG_SINK = """
+from dkcam.runtime.recording import Video
+from dkcam.tools.run import shared
+shared.LAST_S, written, before = 1.0, [], Video.write
+def write(self, result):
+    written.append(1)
+    if len(written) > 8:
+        time.sleep(30)
+    return before(self, result)
+Video.write = write
+"""
+
+
+@pytest.mark.parametrize(("patch", "code", "words"), [(HUNG_ENGINE, 0, "stopped by SIGTERM"), (HUNG_SINK, 1, "did not end within 1 s")])
+def test_an_engine_or_an_output_that_hangs_is_left_behind(
+    model_file: Path, server: CameraServer, tmp_path: Path, patch: str, code: int, words: str
+) -> None:
+    run = Run(model_file, tmp_path, "--source", server.uri, "--sink", "e.jsonl", "--sink", "o.mp4", patch="import time" + patch)
+    run.wait_for(tmp_path / "e.jsonl")
+    time.sleep(1.0)  # it hangs by now
+    children = run.decoders()
+    ended, seconds, _ = run.end()
+    assert ended == code and seconds < 2.5 and words in run.said.read_text(), run.said.read_text()
+    assert all(line["frame"] >= 0 for line in lines(tmp_path / "e.jsonl"))
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 2)
+
+
+def test_a_decoder_that_is_killed_costs_its_own_camera_a_reconnect(model_file: Path, server: CameraServer, tmp_path: Path) -> None:
+    run = Run(model_file, tmp_path, "--source", server.uri, "--source", server.uri + "?2", "--sink", "{camera}.jsonl")
+    run.wait_for(tmp_path / "1.jsonl")
+    hit = min(run.decoders())  # the first that was started
+    os.kill(hit, signal.SIGSEGV)
+    wait_until(lambda: "is back" in run.said.read_text())
+    run.wait_for(tmp_path / "1.jsonl", len(lines(tmp_path / "1.jsonl")) + 5)
+    assert run.end()[0] == 0
+    reopened = sorted(lines(tmp_path / f"{camera}.jsonl")[-1]["reopened"] for camera in (0, 1))
+    assert reopened == [0, 1] and "its decoder was killed by SIGSEGV; trying again" in run.said.read_text()
 
 
 def test_sigterm_with_someone_watching(model_file: Path, server: CameraServer, tmp_path: Path) -> None:
