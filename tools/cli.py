@@ -65,7 +65,7 @@ def run_and_leave(command: click.Command) -> None:
     except SystemExit as done:
         code = done.code
     except Exception:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
         code = 1
     if threading.active_count() == 1 or not isinstance(code, int | None):
         sys.exit(code)  # type: ignore[arg-type]
