@@ -73,7 +73,10 @@ class Run:
         self.process = subprocess.Popen([str(word) for word in given], stdout=subprocess.PIPE, stderr=self.log, text=True)
 
     def lines(self) -> list[dict[str, Any]]:
-        whole = self.events.read_text().rpartition("\n")[0] if self.events.exists() else ""
+        try:
+            whole = self.events.read_text().rpartition("\n")[0]
+        except FileNotFoundError:  # not there yet, or again not: whether it can be written is tried first
+            return []
         return [json.loads(line) for line in whole.splitlines()]
 
     def size(self) -> int:
