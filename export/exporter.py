@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from dkcam.engines.progress import Report, silent
@@ -14,6 +13,7 @@ from dkcam.errors import EngineError, ExportError
 from dkcam.export.checkpoint import Checkpoint
 from dkcam.export.graph import write_graph
 from dkcam.export.options import ExportOptions
+from dkcam.export.pictures import Pictures
 from dkcam.export.precision.build import LowPrecision, lower
 from dkcam.export.verify import TOLERANCE, Parity, verify
 from dkcam.spec import ModelSpec
@@ -95,14 +95,14 @@ def export(
     options: ExportOptions,
     *,
     check: bool = True,
-    calibration: Path | None = None,
+    calibration: Pictures | None = None,
     report: Report = silent,
 ) -> Exported:
     """Write and verify a graph in memory.
 
-    check: compare with autograd; off, the file's spec says it was not verified. calibration: road pictures to compare
-    on, and to calibrate on, in place of rendered ones. report: (what is being done, step, steps or 0) for a progress
-    display. Errors: ExportError, ParityError, FidelityError.
+    check: compare with autograd; off, the file's spec says it was not verified. calibration: pictures to compare
+    on, and to calibrate on, in place of rendered ones; ``dkcam.tools.calibration`` reads them. report: (what is
+    being done, step, steps or 0) for a progress display. Errors: ExportError, ParityError, FidelityError.
     """
     spec = make_spec(checkpoint, options)
     if options.explain is not None and options.explain > checkpoint.config.classes:

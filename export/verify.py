@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +15,7 @@ from dkcam.engines.engine import draw_masks, graph_input
 from dkcam.errors import ParityError
 from dkcam.export.checkpoint import Checkpoint
 from dkcam.export.graph import write_graph
-from dkcam.export.pictures import load_pictures
+from dkcam.export.pictures import Pictures
 from dkcam.export.reference import Reference
 from dkcam.rendered import random_scene, render
 from dkcam.spec import ModelSpec
@@ -78,7 +78,7 @@ class Parity:
             )
 
 
-def verify(data: bytes, checkpoint: Checkpoint, spec: ModelSpec, calibration: Path | None = None) -> Parity:
+def verify(data: bytes, checkpoint: Checkpoint, spec: ModelSpec, calibration: Pictures | None = None) -> Parity:
     """Run the file and the reference on the same pictures and compare every output the file has."""
     engine, reference = open_bytes(data, "the new file"), Reference(checkpoint.module(), spec)
     probe = open_bytes(write_graph(checkpoint, spec, probes=True), "the probe") if _crosses_relus(spec) else None
@@ -91,7 +91,7 @@ def verify(data: bytes, checkpoint: Checkpoint, spec: ModelSpec, calibration: Pa
     if calibration is None:
         kinds["rendered"] = [render(random_scene(rng), height, width)[0][..., ::-1] for _ in range(max(batch, 2))]
     else:
-        found = load_pictures(calibration, height, width, max(batch, 2))
+        found = [_sized(image, height, width) for image in calibration.images[: max(batch, 2)]]
         kinds["calibration"] = [found[i % len(found)] for i in range(max(batch, 2))]
     count = spec.explain or min(2, len(spec.labels))
     classes = np.array([-1, *range(count - 1)], np.int64)
@@ -131,6 +131,10 @@ def _dependence(maps: Sequence[NDArray[np.generic]]) -> float | None:
     stack = np.stack([m.astype(np.float64) for m in maps])
     top = float(np.abs(stack).max())
     return float((stack.max(0) - stack.min(0)).max()) / top if top > 0 else 0.0
+
+
+def _sized(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    return image if image.shape[:2] == (height, width) else np.asarray(cv2.resize(image, (width, height)), np.uint8)
 
 
 def _noise(rng: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:

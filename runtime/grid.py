@@ -63,15 +63,9 @@ class GridExplainer:
         """Cut and resize the windows, safe to run in another thread. Errors: InputError for another shape or type."""
         check_frame(frame)
         height, width = frame.shape[:2]
-        (high, wide), places = self._windows(height, width)
+        (high, wide), places = _windows(height, width, self._rows, self._columns)
         prepared = tuple(self._explainer.prepare_on_host(frame[top : top + high, left : left + wide]) for top, left in places)
         return Tiles(prepared, places, (high, wide), (height, width))
-
-    def _windows(self, height: int, width: int) -> tuple[tuple[int, int], tuple[tuple[int, int], ...]]:
-        """Height and width of the windows, and (top, left) of each."""
-        high, tops = _along(height, self._rows)
-        wide, lefts = _along(width, self._columns)
-        return (high, wide), tuple((top, left) for top in tops for left in lefts)
 
     def inputs(self, image: NDArray[np.uint8]) -> NDArray[Any]:
         """As ``Explainer.inputs``, a window each."""
@@ -79,7 +73,7 @@ class GridExplainer:
 
     def prepared_from(self, inputs: NDArray[Any], height: int, width: int) -> Tiles:
         """As ``Explainer.prepared_from``."""
-        size, places = self._windows(height, width)
+        size, places = _windows(height, width, self._rows, self._columns)
         if len(inputs) != len(places):
             raise InputError(f"there are {len(inputs)} windows, this grid has {len(places)}")
         prepared = tuple(self._explainer.prepared_from(each[None], *size) for each in inputs)
@@ -145,6 +139,19 @@ class GridExplainer:
                 own = spread_y @ heat[k] @ spread_x.T * each.probabilities[number]
                 whole[k][place] = np.maximum(whole[k][place], own)
         return whole
+
+
+def grid_windows(frame: NDArray[np.uint8], rows: int, columns: int) -> list[NDArray[np.uint8]]:
+    """The windows of a frame uint8 [H, W, 3], row by row, as views."""
+    (high, wide), places = _windows(frame.shape[0], frame.shape[1], rows, columns)
+    return [frame[top : top + high, left : left + wide] for top, left in places]
+
+
+def _windows(height: int, width: int, rows: int, columns: int) -> tuple[tuple[int, int], tuple[tuple[int, int], ...]]:
+    """Height and width of the windows, and (top, left) of each."""
+    high, tops = _along(height, rows)
+    wide, lefts = _along(width, columns)
+    return (high, wide), tuple((top, left) for top in tops for left in lefts)
 
 
 def _along(side: int, count: int) -> tuple[int, list[int]]:

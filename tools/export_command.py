@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from dkcam.errors import ExportError
-from dkcam.tools.cli import LIST, RANGE, SIZE, progress_line, user_errors
+from dkcam.tools.cli import GRID, LIST, RANGE, SIZE, progress_line, user_errors
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,7 +56,13 @@ if TYPE_CHECKING:
     help="Of the backbone; the head stays fp32.",
 )
 @click.option("--target", type=click.Choice(["cpu", "gpu"]), help="Where an int8 file will run.  [default: cpu]")
-@click.option("--calibration", type=click.Path(path_type=Path), help="Road pictures (folder, picture or video) to verify and calibrate on.")
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help="Pictures to verify and calibrate on: folder, picture, video, or a data set in a form of dk-check's.",
+)
+@click.option("--windows", is_flag=True, help="With --calibration: a window around each object of a data set, as dk-check --windows.")
+@click.option("--grid", type=GRID, help="With --calibration: rows x columns of windows of each frame, as dk-run --grid.")
 @click.option("--engine", type=click.Choice(["tensorrt"]), help="Build an engine as well: MODEL.engine and MODEL.engine.json.")
 @click.option("--dla", type=click.IntRange(0, 7), help="With --engine on a Jetson: the DLA core for the layers it can run.")
 @click.option("--no-verify", is_flag=True, help="Leave the comparisons with the torch model out; the file says so.")
@@ -80,6 +86,8 @@ def main(
     precision: str,
     target: str | None,
     calibration: Path | None,
+    windows: bool,
+    grid: tuple[int, int] | None,
     engine: str | None,
     dla: int | None,
     no_verify: bool,
@@ -93,6 +101,10 @@ def main(
     from dkcam.export.options import ExportOptions
     from dkcam.files import check_target, write_file
 
+    if (windows or grid) and calibration is None:
+        raise ExportError("--windows and --grid say how to look at --calibration; give --calibration too")
+    if windows and grid:
+        raise ExportError("--windows and --grid contradict each other: windows show one object each, a grid the whole picture")
     engine_file = None
     if dla is not None and engine is None:
         raise ExportError("--dla is about engines; give --engine tensorrt too")
@@ -129,11 +141,15 @@ def main(
     except ImportError as error:
         raise ExportError("dk-export needs torch and onnx; pip install 'dkcam[export]'") from error
     from dkcam.export.checkpoint import load_checkpoint
-    from dkcam.export.exporter import export
+    from dkcam.export.exporter import export, make_spec
+    from dkcam.tools.calibration import read_calibration
 
     checkpoint = load_checkpoint(model, variant=variant, labels=names, size=size)
     with progress_line() as report_step:
-        exported = export(checkpoint, options, check=not no_verify, calibration=calibration, report=report_step)
+        if calibration is not None:
+            report_step("reading pictures", 0, 0)
+        pictures = read_calibration(calibration, make_spec(checkpoint, options), windows=windows, grid=grid) if calibration else None
+        exported = export(checkpoint, options, check=not no_verify, calibration=pictures, report=report_step)
     write_file(destination, exported.data, ExportError)
     if report:
         write_file(report, (json.dumps(exported.report(), indent=1) + "\n").encode(), ExportError)
@@ -208,6 +224,8 @@ def _print(exported: Exported, model: Path, target: Path) -> None:
         console.print("Not verified (--no-verify); the file says so.")
     if exported.low is not None and exported.low.fidelity is not None:
         console.print(_fidelity_table(exported.low.fidelity, spec.precision))
+        if exported.low.rendered:
+            console.print("Calibrated and judged on rendered scenes; --calibration with pictures of your own says what holds there.")
         for layer in exported.low.kept:
             console.print(
                 f"{layer.name} stays in float32: in int8 it alone costs {layer.harm:.4f}; it has {layer.share:.1%} of all multiplications",
@@ -227,17 +245,21 @@ def _print(exported: Exported, model: Path, target: Path) -> None:
 def _fidelity_table(found: Fidelity, precision: str) -> Table:
     from rich.table import Table
 
-    table = Table(title=f"{precision} against the float32 model, {found.frames} pictures held back", title_justify="left")
-    table.add_column("figure")
-    table.add_column("value", justify="right")
-    same = f"{found.top1:.1%} of {found.confident}" if found.confident else "no frame with p ≥ 0.5"
-    for name, value in {
-        "frames with p ≥ 0.5 that keep their class": same,
-        "largest difference of a probability": f"{found.probability:.4f}",
-        "heatmaps: Pearson correlation, mean (lowest)": f"{found.pearson:.4f} ({found.worst:.4f})",
-        "heatmaps: Spearman correlation, mean": f"{found.spearman:.4f}",
-        "heatmaps: overlap of the hottest fifth (IoU)": f"{found.iou:.3f}",
-        "heatmaps: shift of the peak, cells": f"{found.peak_shift:.2f}",
-    }.items():
-        table.add_row(name, value)
+    table = Table(title=f"{precision} against the float32 model, {found.pictures} pictures held back", title_justify="left")
+    for heading in ("figure", "value", "95 % interval"):
+        table.add_column(heading, justify="left" if heading == "figure" else "right")
+    for name, value, digits in (
+        ("pictures that keep their class", found.agreement, 4),
+        ("top class's probability: mean change", found.change, 4),
+        ("largest difference of a probability", found.probability, 4),
+        ("heatmaps: Pearson correlation, mean", found.pearson, 4),
+        ("heatmaps: Pearson correlation, lowest", found.worst, 4),
+        ("heatmaps: Spearman correlation, mean", found.spearman, 4),
+        ("heatmaps: overlap of the hottest fifth", found.iou, 3),
+        ("heatmaps: shift of the peak, cells", found.peak_shift, 2),
+    ):
+        if isinstance(value, float):
+            table.add_row(name, f"{value:.{digits}f}", "")
+        elif value.count:
+            table.add_row(name, f"{value.value:.{digits}f}", f"{value.low:.{digits}f} to {value.high:.{digits}f}")
     return table

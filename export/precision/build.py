@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from dkcam.engines import Engine, open_bytes
@@ -18,29 +16,29 @@ from dkcam.errors import ExportError
 from dkcam.export.checkpoint import Checkpoint
 from dkcam.export.graph import write_graph
 from dkcam.export.model import ResNet
-from dkcam.export.pictures import load_pictures
+from dkcam.export.pictures import Pictures, rendered_pictures
 from dkcam.export.precision.calibrate import calibrate
-from dkcam.export.precision.fidelity import THRESHOLDS, Fidelity, FidelityError, Thresholds, compare, truths
+from dkcam.export.precision.fidelity import THRESHOLDS, Fidelity, FidelityError, Truth, compare, truths
 from dkcam.export.precision.numerics import Half, Int8, Numerics
 from dkcam.export.precision.search import Kept, fit
-from dkcam.export.reference import Reference
-from dkcam.rendered import random_scene, render
+from dkcam.interval import fewest
 from dkcam.spec import ModelSpec
 
-SHARES = {"calibrate": 1, "choose": 2, "judge": 4}  # of the pictures
-MOST = 224
-FEWEST = 14
-
-Pictures = Sequence[NDArray[np.uint8]]
+SHARES = {"calibrate": 1, "choose": 2, "judge": 4}  # of the sources
+MOST = {"calibrate": 100, "choose": 400, "judge": 1200}  # pictures
+RENDERED = 480
 
 
 @dataclass(frozen=True)
 class LowPrecision:
-    """numerics: of the file. kept: convolutions in float32, worst first. fidelity: on pictures held back, None unjudged."""
+    """numerics: of the file. kept: convolutions in float32, worst first. fidelity: on pictures held back, None unjudged.
+    rendered: whether those were drawn, for want of pictures of the user's.
+    """
 
     numerics: Numerics
     kept: tuple[Kept, ...] = ()
     fidelity: Fidelity | None = None
+    rendered: bool = False
 
     def describe(self, spec: ModelSpec) -> ModelSpec:
         """The spec with what its file is."""
@@ -49,64 +47,75 @@ class LowPrecision:
 
 
 def lower(
-    checkpoint: Checkpoint, spec: ModelSpec, calibration: Path | None, *, check: bool = True, report: Report = silent
+    checkpoint: Checkpoint, spec: ModelSpec, calibration: Pictures | None, *, check: bool = True, report: Report = silent
 ) -> LowPrecision:
     """Numerics for ``spec.precision`` and ``spec.target``.
 
-    calibration: road pictures, in place of rendered ones. check: choose what to keep and judge; off, int8 is calibrated
-    alone. Errors: FidelityError when the file would say something else than the model, ExportError for too few pictures.
+    calibration: in place of rendered scenes. check: choose what to keep and judge; off, int8 is calibrated alone. Errors:
+    FidelityError when the file would say something else than the model, ExportError for too few pictures.
     """
-    report("reading pictures", 0, 0)
-    sets = split(pictures_for(spec, calibration))
-    model = checkpoint.module()
+    if calibration is None:
+        report("drawing scenes", 0, 0)
+    pictures = calibration or rendered_pictures(spec.height, spec.width, RENDERED)
+    sets = split(pictures)
+    wanted = THRESHOLDS[spec.precision]
+    if check:
+        _refuse_few(pictures, sets, wanted.agreement, spec)
     numerics: Numerics = Half()
     if spec.precision == "int8":
         normalised = replace(spec, input="tensor")
         report("calibrating", 0, 0)
-        numerics = Int8(spec.target, calibrate(model, [graph_input(p[None], normalised)[0] for p in sets["calibrate"]]))
+        numerics = Int8(
+            spec.target, calibrate(checkpoint.module(), [graph_input(p[None], normalised)[0] for p in sets["calibrate"].images])
+        )
     if not check:
-        return LowPrecision(numerics)
-    wanted = THRESHOLDS[spec.precision]
-    reference = Reference(model, spec, dtype=torch.float32)
+        return LowPrecision(numerics, rendered=pictures.rendered)
+    exact = open_bytes(write_graph(checkpoint, replace(spec, precision="fp32", target="any")), "the float32 file")
     kept: tuple[Kept, ...] = ()
 
     def open_file(numerics: Numerics) -> Engine:
         return open_bytes(write_graph(checkpoint, spec, numerics=numerics), f"the {spec.precision} file")
 
+    def answers(name: str) -> list[Truth]:
+        report(f"running the float32 model on {len(sets[name])} pictures", 0, 0)
+        return truths(exact, sets[name])
+
     if isinstance(numerics, Int8):
-        report("running the float32 model", 0, 0)
-        chosen_on = truths(reference, spec, sets["choose"])
         work = multiplications(checkpoint.module(), spec)
-        margin = Thresholds(wanted.correlation + 0.1 * (1 - wanted.correlation), wanted.top1 + 0.25 * (1 - wanted.top1))
-        numerics, kept, _ = fit(numerics, work, open_file, chosen_on, margin, report)
-    report("judging", 0, 0)
-    fidelity = compare(open_file(numerics), truths(reference, spec, sets["judge"]))
+        numerics, kept, _ = fit(numerics, work, open_file, answers("choose"), wanted.halved(), report)
+    expected = answers("judge")
+    report(f"judging on {len(expected)} pictures", 0, 0)
+    fidelity = compare(open_file(numerics), expected)
     missed = fidelity.misses(wanted)
     if missed:
         raise FidelityError(
-            f"the {spec.precision} file differs from the model: {missed} ({fidelity.frames} pictures, {len(kept)} layers in float32); "
-            "nothing was written; calibrate on more pictures like yours, or --no-verify"
+            f"the {spec.precision} file differs from the model: {missed} ({len(kept)} layers in float32); nothing was written; "
+            "calibrate on more pictures like yours, or --no-verify"
         )
-    return LowPrecision(numerics, kept, fidelity)
+    return LowPrecision(numerics, kept, fidelity, pictures.rendered)
 
 
-def pictures_for(spec: ModelSpec, calibration: Path | None) -> Pictures:
-    """Pictures at the spec's size, uint8 RGB, in an order that is mixed but always the same."""
-    rng = np.random.default_rng(0)
-    if calibration is None:
-        return [np.ascontiguousarray(render(random_scene(rng), spec.height, spec.width)[0][..., ::-1]) for _ in range(MOST // 2)]
-    found = load_pictures(calibration, spec.height, spec.width, MOST)
-    if len(found) < FEWEST:
-        raise ExportError(f"--calibration {calibration} holds {len(found)} pictures, --precision {spec.precision} needs {FEWEST} or more")
-    return [found[index] for index in rng.permutation(len(found))]
+def _refuse_few(pictures: Pictures, sets: dict[str, Pictures], agreement: float, spec: ModelSpec) -> None:
+    enough, judged = fewest(agreement), len(sets["judge"])
+    if judged >= enough and len(sets["calibrate"]) and len(sets["choose"]):
+        return
+    total = -(-enough * sum(SHARES.values()) // SHARES["judge"])
+    raise ExportError(
+        f"--calibration holds {len(pictures)} pictures of {len(set(pictures.sources))} sources, of which {judged} are left to judge "
+        f"--precision {spec.precision} by; {enough} are needed to show that {agreement:.0%} keep their class, so give {total} or more "
+        "(a video, or a data set with --windows, gives many)"
+    )
 
 
 def split(pictures: Pictures) -> dict[str, Pictures]:
-    """No picture in two sets."""
+    """In an order that is mixed but always the same; no source in two sets."""
+    sources: list[Hashable] = list(dict.fromkeys(pictures.sources))
+    sources = [sources[index] for index in np.random.default_rng(0).permutation(len(sources))]
     total, start, sets = sum(SHARES.values()), 0, {}
-    for name, share in SHARES.items():
-        end = start + round(len(pictures) * share / total)
-        sets[name] = pictures[start : end if name != "judge" else len(pictures)]
+    for name, part in SHARES.items():
+        end = start + round(len(sources) * part / total)
+        mine = sources[start : end if name != "judge" else len(sources)]
+        sets[name] = pictures.of(frozenset(mine), MOST[name])
         start = end
     return sets
 

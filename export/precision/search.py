@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,11 +14,12 @@ from dkcam.export.precision.numerics import Int8
 Open = Callable[[Int8], Engine]
 
 
+RANKED = 64  # pictures to order the layers by; the order needs no more
+
+
 @dataclass(frozen=True)
 class Kept:
-    """A convolution left in float32: what it alone would cost (1 − mean heatmap correlation, plus the share of
-    confident frames that change class), and its share of all multiplications.
-    """
+    """A convolution left in float32: what it alone would cost (``Fidelity.harm``), and its share of all multiplications."""
 
     name: str
     harm: float
@@ -37,17 +37,18 @@ def fit(
     """The fewest convolutions, taken in order of harm, whose float32 lifts the file over the thresholds.
 
     multiplications: of every convolution that may be kept. open_file: an engine of a file with these numerics. expected:
-    pictures to choose on. Returns the numerics, what was kept and the figures; they fall short if even float32 does.
+    pictures to choose on, by their means. Returns the numerics, what was kept and the figures; they fall short if even
+    float32 does.
     """
-    found = compare(open_file(start), expected)
+    found = compare(open_file(start), expected).without_intervals()
     if not found.misses(wanted):
         return start, (), found
     harms: dict[str, float] = {}
     names = list(multiplications)
     for number, name in enumerate(names):
         report("looking for the layers that hurt the heatmap", number, len(names))
-        alone = compare(open_file(replace(start, kept=frozenset(names) - {name})), expected)
-        harms[name] = sum(1 - figure for figure in (alone.pearson, alone.top1) if not math.isnan(figure))
+        alone = replace(start, kept=frozenset(names) - {name})
+        harms[name] = compare(open_file(alone), expected[:: max(1, len(expected) // RANKED)]).harm()
     order = sorted(names, key=lambda name: -harms[name])
     total = sum(multiplications.values())
 
@@ -55,7 +56,7 @@ def fit(
     def attempt(count: int) -> tuple[Int8, Fidelity]:
         report("keeping layers in float32", count, len(names))
         numerics = replace(start, kept=frozenset(order[:count]))
-        return numerics, compare(open_file(numerics), expected)
+        return numerics, compare(open_file(numerics), expected).without_intervals()
 
     # double until it holds, then halve the step
     few, many = 0, 1

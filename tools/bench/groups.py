@@ -45,10 +45,13 @@ class Graphs:
 
     def other(self, **options: Any) -> bytes:
         """Another graph of the same checkpoint. Not verified: dk-export does that."""
-        from dkcam.export.exporter import export
+        from dkcam.export.exporter import export, make_spec
         from dkcam.export.options import ExportOptions
+        from dkcam.tools.calibration import read_calibration
 
-        return export(self.checkpoint, ExportOptions(size=self.size, **options), check=False, calibration=self.calibration).data
+        chosen = ExportOptions(size=self.size, **options)
+        pictures = read_calibration(self.calibration, make_spec(self.checkpoint, chosen)) if self.calibration else None
+        return export(self.checkpoint, chosen, check=False, calibration=pictures).data
 
     @cached_property
     def int8(self) -> bytes:

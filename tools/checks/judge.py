@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
+from dkcam.interval import Mean, mean
 from dkcam.tools.checks.measure import CONTROLS, Record, by_key, control, labels_of
 from dkcam.tools.checks.rules import AGAINST, CAUSAL, JITTER, MEASURES, Rule, Rules, normal
-from dkcam.tools.metrics.interval import Mean, mean
 from dkcam.tools.metrics.place import centroid
 from dkcam.tools.metrics.temporal import jitter
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -50,6 +51,14 @@ class Windows:
     seed: int = 0
 
 
+class Classes(Protocol):
+    """Which class a data set's word means, None for none; background: of pictures without objects, where there is one."""
+
+    background: int | None
+
+    def of(self, kind: str) -> int | None: ...
+
+
 class Labels:
     """Data-set classes as the model's: by the rules' map, else by equal names. unmatched: those without one, with counts."""
 
@@ -67,7 +76,7 @@ class Labels:
         return self._numbers.get(normal(self._map.get(normal(kind), kind)))
 
 
-def samples(dataset: Dataset, labels: Labels, windows: Windows | None) -> Iterator[Sample]:
+def samples(dataset: Dataset, labels: Classes, windows: Windows | None) -> Iterator[Sample]:
     """Every sample, in the pictures' order; pictures that cannot be read are noted as problems."""
     for number, picture in enumerate(dataset.pictures):
         image = cv2.imread(str(picture.path))
@@ -79,7 +88,7 @@ def samples(dataset: Dataset, labels: Labels, windows: Windows | None) -> Iterat
         yield from _windows(dataset, labels, picture, frame, boxes, windows, number) if windows else _whole(labels, picture, frame, boxes)
 
 
-def _whole(labels: Labels, picture: Labelled, frame: NDArray[np.uint8], boxes: Sequence[Box]) -> Iterator[Sample]:
+def _whole(labels: Classes, picture: Labelled, frame: NDArray[np.uint8], boxes: Sequence[Box]) -> Iterator[Sample]:
     found: dict[int, list[Box]] = {}
     for box in boxes:
         label = labels.of(box.label)
@@ -93,7 +102,7 @@ def _whole(labels: Labels, picture: Labelled, frame: NDArray[np.uint8], boxes: S
 
 def _windows(
     dataset: Dataset,
-    labels: Labels,
+    labels: Classes,
     picture: Labelled,
     frame: NDArray[np.uint8],
     boxes: Sequence[Box],

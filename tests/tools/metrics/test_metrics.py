@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from dkcam.interval import mean
 from dkcam.tools.metrics.causal import deletion, insertion
-from dkcam.tools.metrics.interval import mean
 from dkcam.tools.metrics.place import (
     Area,
     area_share,

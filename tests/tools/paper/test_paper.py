@@ -16,9 +16,9 @@ from dkcam.export.checkpoint import Checkpoint, save_checkpoint
 from dkcam.export.exporter import export
 from dkcam.export.model import ModelConfig, ResNet
 from dkcam.export.options import ExportOptions
+from dkcam.interval import mean_of_table
 from dkcam.rendered import Box
 from dkcam.runtime.explainer import Explainer
-from dkcam.tools.metrics.interval import mean_of_table
 from dkcam.tools.paper import experiments
 from dkcam.tools.paper.cams import score_cam, smooth_grad_cam
 from dkcam.tools.paper.pictures import rendered, rotated, stretched

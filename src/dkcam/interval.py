@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Z = 1.959964  # of the normal distribution, 95 %
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -44,6 +46,30 @@ def mean(values: Sequence[float], groups: Sequence[Hashable] | None = None, roun
     means = total[drawn].sum(1) / count[drawn].sum(1)
     low, high = np.quantile(means, [0.025, 0.975])
     return Mean(float(total.sum() / count.sum()), float(low), float(high), len(kept))
+
+
+def share(values: Sequence[bool], groups: Sequence[Hashable]) -> Mean:
+    """Share of true values; its interval is the wider, on each side, of Wilson's (1927) and the bootstrap over groups.
+
+    Where every value is true the bootstrap has no width, and Wilson's still tells few values from many; where the values of
+    a group are alike, Wilson's is too narrow.
+    """
+    drawn, (low, high) = mean([float(value) for value in values], groups), wilson(sum(values), len(values))
+    return Mean(drawn.value, min(drawn.low, low), max(drawn.high, high), drawn.count) if values else drawn
+
+
+def wilson(true: int, count: int) -> tuple[float, float]:
+    """The 95 % score interval of a share: Wilson, JASA 22 (1927). (0, 1) without values."""
+    if not count:
+        return 0.0, 1.0
+    middle = (true + Z**2 / 2) / (count + Z**2)
+    half = Z / (count + Z**2) * math.sqrt(true * (count - true) / count + Z**2 / 4)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def fewest(least: float) -> int:
+    """How many values, all of them true, put the near end of Wilson's interval at ``least``, 0..1."""
+    return math.ceil(Z**2 * least / (1 - least) - 1e-9)
 
 
 def mean_of_table(values: NDArray[np.floating[Any]], rounds: int = 1000, seed: int = 0) -> Mean:

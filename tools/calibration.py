@@ -1,0 +1,119 @@
+"""What ``--calibration`` names, as the network will see it in use: resized as frames are, in windows or a grid where asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dkcam.errors import DataError, ExportError
+from dkcam.export.pictures import Pictures
+from dkcam.files import exists
+from dkcam.runtime.geometry import Fit
+from dkcam.runtime.grid import grid_windows
+from dkcam.runtime.kernels import network_input
+from dkcam.runtime.sources import PICTURES
+from dkcam.tools.checks.dataset import Dataset
+from dkcam.tools.checks.formats import read_dataset
+from dkcam.tools.checks.samples import Sample, Windows, samples
+
+if TYPE_CHECKING:
+    from dkcam.spec import ModelSpec
+
+MOST = 2100  # pictures in all: enough for 1200 to judge on
+ROUNDS = 16  # windows around one object, each at another place and size
+
+Frames = Iterator[tuple[NDArray[np.uint8], Hashable]]  # uint8 [H, W, 3] BGR, and what it shows
+
+
+def read_calibration(
+    path: Path, spec: ModelSpec, *, windows: bool = False, grid: tuple[int, int] | None = None, form: str | None = None
+) -> Pictures:
+    """Up to ``MOST`` pictures for a spec.
+
+    path: a folder of pictures, a picture, a video, or a data set in a form of dk-check's. windows: a window around each
+    labelled object. grid: rows and columns of windows, as dk-run's --grid. Errors: ExportError.
+    """
+    if not exists(path):
+        raise ExportError(f"--calibration {path} does not exist; expected pictures, a video, or a data set")
+    dataset = _dataset(path, form, needed=windows or form is not None)
+    frames = (
+        _windows(dataset, spec) if windows and dataset is not None else _frames(path, dataset, most=MOST if grid is None else MOST // 4)
+    )
+    images: list[NDArray[np.uint8]] = []
+    sources: list[Hashable] = []
+    for frame, source in frames:
+        for part in [frame] if grid is None else grid_windows(frame, *grid):
+            fit = Fit(part.shape[0], part.shape[1], spec.height, spec.width, spec.resize)
+            images.append(np.asarray(network_input(part, fit), np.uint8))
+            sources.append(source)
+        if len(images) >= MOST:
+            break
+    if not images:
+        raise ExportError(f"--calibration {path} holds no readable picture; expected {', '.join(sorted(PICTURES))}, a video, or a data set")
+    return Pictures(images, sources)
+
+
+def _dataset(path: Path, form: str | None, *, needed: bool) -> Dataset | None:
+    try:
+        return read_dataset(path, form) if path.is_dir() or path.suffix.lower() in (".json", ".csv") or needed else None
+    except DataError as error:
+        if needed or not path.is_dir():
+            raise ExportError(f"--calibration {error}") from error
+        return None  # a folder of pictures without labels
+
+
+class _AnyClass:
+    """Every class of the data set as a class of its own: what the network may see does not depend on what it can name."""
+
+    background: int | None = None
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def of(self, kind: str) -> int:
+        return self._numbers.setdefault(kind, len(self._numbers))
+
+
+def _windows(dataset: Dataset, spec: ModelSpec) -> Frames:
+    labels, before = _AnyClass(), 0
+    for seed in range(ROUNDS):
+        found: list[Sample] = list(samples(dataset, labels, Windows(spec.height, spec.width, seed=seed)))
+        yield from ((sample.image, sample.name) for sample in found)
+        before += len(found)
+        if before >= MOST:
+            return
+
+
+def _frames(path: Path, dataset: Dataset | None, *, most: int) -> Frames:
+    import cv2
+
+    files = [picture.path for picture in dataset.pictures] if dataset else _pictures(path)
+    for index in _spread(len(files), most):
+        image = cv2.imread(str(files[index]))
+        if image is not None:
+            yield np.asarray(image, np.uint8), str(files[index])
+    if files:
+        return
+    video = cv2.VideoCapture(str(path))
+    second = max(1, round(video.get(cv2.CAP_PROP_FPS) or 25))
+    wanted, index = set(_spread(int(video.get(cv2.CAP_PROP_FRAME_COUNT)), most)), 0
+    while video.grab():
+        if index in wanted:
+            yield np.asarray(video.retrieve()[1], np.uint8), index // second
+        index += 1
+    video.release()
+
+
+def _pictures(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES)
+    return [path] if path.suffix.lower() in PICTURES else []
+
+
+def _spread(available: int, count: int) -> list[int]:
+    """At most ``count`` of the numbers below ``available``, evenly spaced."""
+    return sorted({index * available // min(count, available) for index in range(min(count, available))}) if available > 0 else []
