@@ -105,7 +105,9 @@ class MergedBackbone(Backbone):
         following = [user for user in node.users if user.op == "call_module"]
         if any(isinstance(self._modules[str(user.target)], nn.ReLU) for user in following):
             return
-        if numerics.target == "gpu" and not any(isinstance(self._modules.get(str(u.target)), nn.Conv2d) for u in node.users):
+        # before pooling, not after it: the gradient finds the largest element by comparing
+        eight_bits = (nn.Conv2d, nn.MaxPool2d)
+        if numerics.target == "gpu" and not any(isinstance(self._modules.get(str(user.target)), eight_bits) for user in node.users):
             return  # TensorRT adds the convolution's own, wider result
         self._values[node] = self._rounded_value(node)
 

@@ -27,6 +27,7 @@ from dkcam.spec import ModelSpec
 SHARES = {"calibrate": 1, "choose": 2, "judge": 4}  # of the sources
 MOST = {"calibrate": 100, "choose": 400, "judge": 1200}  # pictures
 RENDERED = 480
+CHOSEN = 0.25  # of the distance that the judge allows: what is chosen must hold on pictures that are new, with their interval
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def lower(
 
     if isinstance(numerics, Int8):
         work = multiplications(checkpoint.module(), spec)
-        numerics, kept, _ = fit(numerics, work, open_file, answers("choose"), wanted.halved(), report)
+        numerics, kept, _ = fit(numerics, work, open_file, answers("choose"), wanted.nearer(CHOSEN), report)
     expected = answers("judge")
     report(f"judging on {len(expected)} pictures", 0, 0)
     fidelity = compare(open_file(numerics), expected)

@@ -36,9 +36,10 @@ class Thresholds:
     change: float
     shift: float
 
-    def halved(self) -> Thresholds:
-        """Half as far from perfect."""
-        return Thresholds((1 + self.agreement) / 2, (1 + self.correlation) / 2, self.change / 2, self.shift / 2)
+    def nearer(self, part: float) -> Thresholds:
+        """With this part of the distance from perfect."""
+        agreement, correlation = (1 - part * (1 - each) for each in (self.agreement, self.correlation))
+        return Thresholds(agreement, correlation, part * self.change, part * self.shift)
 
 
 THRESHOLDS = {"fp16": Thresholds(0.98, 0.999, 0.005, 0.1), "int8": Thresholds(0.98, 0.97, 0.02, 0.5)}
