@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 
@@ -21,7 +22,7 @@ from dkcam.export.precision.calibrate import calibrate
 from dkcam.export.precision.fidelity import THRESHOLDS, Fidelity, FidelityError, Truth, compare, truths
 from dkcam.export.precision.numerics import Half, Int8, Numerics
 from dkcam.export.precision.search import Kept, fit
-from dkcam.interval import fewest
+from dkcam.interval import fewest, worth
 from dkcam.spec import ModelSpec
 
 SHARES = {"calibrate": 1, "choose": 2, "judge": 4}  # of the sources
@@ -97,14 +98,15 @@ def lower(
 
 
 def _refuse_few(pictures: Pictures, sets: dict[str, Pictures], agreement: float, spec: ModelSpec) -> None:
-    enough, judged = fewest(agreement), len(sets["judge"])
-    if judged >= enough and len(sets["calibrate"]) and len(sets["choose"]):
+    judged, enough = sets["judge"], fewest(agreement)
+    sizes = np.array(list(Counter(judged.sources).values()), np.float64)
+    if len(judged) and worth(sizes) >= enough and len(sets["calibrate"]) and len(sets["choose"]):
         return
+    of = f" of {len(set(pictures.sources))} sources" if len(set(pictures.sources)) < len(pictures) else ""
     total = -(-enough * sum(SHARES.values()) // SHARES["judge"])
     raise ExportError(
-        f"--calibration holds {len(pictures)} pictures of {len(set(pictures.sources))} sources, of which {judged} are left to judge "
-        f"--precision {spec.precision} by; {enough} are needed to show that {agreement:.0%} keep their class, so give {total} or more "
-        "(a video, or a data set with --windows, gives many)"
+        f"--calibration gives {len(pictures)} pictures{of}, too few to judge --precision {spec.precision} by: to show that {agreement:.0%} "
+        f"keep their class takes {total} different ones, {enough} of them to judge on (a video, or a data set with --windows, gives many)"
     )
 
 

@@ -16,6 +16,7 @@ from dkcam.export.precision.numerics import Range
 
 BINS = 2048
 CANDIDATES = 100
+RARE = 1e-6  # of all values
 STEPS = 255  # of 8 bits
 POWER = 3  # of an error; the square clips so much that scores fall, the fourth power rounds so much that maps blur
 BATCH = 4
@@ -63,9 +64,16 @@ def calibrate(model: ResNet, pictures: Sequence[NDArray[np.float32]]) -> dict[st
     return {name: best_range(counts[name], *extremes[name]) for name in extremes}
 
 
+def _without_tail(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The largest values, as far as they are so rare: one pixel in a million must not widen the steps of all others."""
+    rare = np.cumsum(counts[::-1])[::-1] <= RARE * counts.sum()
+    return np.where(rare, 0, counts)
+
+
 def best_range(counts: NDArray[np.int64], low: float, high: float, power: float = POWER) -> Range:
     """The range, shrunk from (low, high) by one factor, whose rounding and clipping errors to the ``power`` sum to the least."""
     high = max(high, low + 1e-6)
+    counts = _without_tail(counts)
     centres = low + (np.arange(len(counts)) + 0.5) * (high - low) / len(counts)
     best, least = (low, high), np.inf
     for share in np.linspace(1 / CANDIDATES, 1, CANDIDATES):

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
@@ -11,6 +9,7 @@ from dkcam.errors import ParityError
 from dkcam.export.exporter import export, make_spec
 from dkcam.export.graph import write_graph
 from dkcam.export.options import ExportOptions
+from dkcam.export.pictures import rendered_pictures
 from dkcam.export.verify import verify
 from tests.conftest import tiny_checkpoint
 
@@ -44,8 +43,8 @@ def test_a_frozen_heatmap_is_caught() -> None:
     assert verify(model.SerializeToString(), checkpoint, spec).input_dependence == 0
 
 
-def test_calibration_pictures_are_used(data: Path) -> None:
-    exported = export(tiny_checkpoint(), ExportOptions(size=(64, 96)), calibration=data / "udacity_lanelines" / "stills")
+def test_calibration_pictures_are_used() -> None:
+    exported = export(tiny_checkpoint(), ExportOptions(size=(64, 96)), calibration=rendered_pictures(64, 96, 3, seed=5))
     assert exported.parity is not None
     assert {row.pictures for row in exported.parity.rows} == {"random", "calibration"}
 

@@ -108,7 +108,7 @@ def test_low_precision_is_judged_and_recorded(checkpoint_file: Path, tmp_path: P
 
 
 def test_a_low_precision_file_below_the_gate_is_not_written(checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(THRESHOLDS, "fp16", Thresholds(1.1, 0.98))
+    monkeypatch.setitem(THRESHOLDS, "fp16", Thresholds(0.98, 1.1, 0.005, 0.1))
     result = run(checkpoint_file, "-o", tmp_path / "low.onnx", "--precision", "fp16")
     assert result.exit_code == 1 and "heatmaps correlate by" in result.stderr and "--no-verify" in result.stderr
     assert not (tmp_path / "low.onnx").exists()
@@ -119,7 +119,21 @@ def test_a_low_precision_file_below_the_gate_is_not_written(checkpoint_file: Pat
 def test_too_few_pictures_to_calibrate_on(checkpoint_file: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 40, 3), np.uint8))
     result = run(checkpoint_file, "--precision", "int8", "--calibration", tmp_path / "a.png")
-    assert result.exit_code == 1 and "holds 1 pictures, --precision int8 needs 14 or more" in result.stderr
+    assert result.exit_code == 1 and "gives 1 pictures, too few to judge --precision int8 by" in result.stderr
+    assert "takes 331 different ones, 189 of them to judge on" in result.stderr
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--windows"], "--windows and --grid say how to look at --calibration"),
+        (["--calibration", "x", "--windows", "--grid", "2x2"], "contradict each other"),
+    ],
+)
+def test_ways_of_looking_need_something_to_look_at(checkpoint_file: Path, words: list[str], said: str) -> None:
+    result = run(checkpoint_file, *words)
+    assert result.exit_code == 1 and said in result.stderr
 
 
 def test_usage_errors_are_exit_code_2(checkpoint_file: Path) -> None:

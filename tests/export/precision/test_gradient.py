@@ -23,7 +23,12 @@ from tests.conftest import tiny_checkpoint
 from tests.export.precision.test_graphs import SIZE, int8, pictures
 
 KEPT = frozenset({"conv1", "layer4.0.conv2", "layer3.1.conv1"})
-FILES = {"int8 cpu": ("cpu", frozenset()), "int8 gpu": ("gpu", frozenset()), "int8 cpu, some kept": ("cpu", KEPT), "fp16": ("", frozenset())}
+FILES = {
+    "int8 cpu": ("cpu", frozenset()),
+    "int8 gpu": ("gpu", frozenset()),
+    "int8 cpu, some kept": ("cpu", KEPT),
+    "fp16": ("", frozenset()),
+}
 
 
 def stored_weights(data: bytes) -> Mapping[str, Tensor]:

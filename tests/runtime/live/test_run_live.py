@@ -189,7 +189,7 @@ def test_messages_that_nobody_can_read_end_nothing(model_file: Path, server: Cam
 
 
 def test_a_server_that_is_killed_again_and_again(model_file: Path, server: CameraServer, tmp_path: Path) -> None:
-    run = Run(model_file, tmp_path, "--source", server.uri, "--sink", "e.jsonl", "--frame-timeout", "1", "--log", "json")
+    run = Run(model_file, tmp_path, "--source", server.uri, "--sink", "e.jsonl", "--log", "json")
     run.wait_for(tmp_path / "e.jsonl")
     rng = random.Random(0)
     for _ in range(3):
