@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,31 +52,35 @@ def main(
 ) -> None:
     """Judge a model's heatmaps on DATASET: COCO JSON, VOC XML, YOLO or KITTI text, or CSV, with their pictures.
 
-    Exits 3 when a rule of severity fail does not hold.
+    Exits 3 when a rule of severity fail does not hold, or none of them could be judged.
     """
     import json
 
     from dkcam.errors import DataError
     from dkcam.files import check_target, write_file
     from dkcam.tools.checks.formats import read_dataset
-    from dkcam.tools.checks.judge import failed, judge, summary
+    from dkcam.tools.checks.judge import failed, judge, nothing_judged, summary
     from dkcam.tools.checks.judge import junit as junit_xml
     from dkcam.tools.checks.measure import measure
     from dkcam.tools.checks.report import document, page
-    from dkcam.tools.checks.rules import AGAINST, DEFAULT, Rule, read_rules
+    from dkcam.tools.checks.rules import AGAINST, DEFAULT, Rule, check_classes, read_rules
     from dkcam.tools.checks.samples import Labels, Windows, by_label, samples
 
     start = time.perf_counter()
     rules = read_rules(rules_file) if rules_file else DEFAULT
     if against is not None and not any(rule.measure in AGAINST for rule in rules.rules):
         least = (Rule("top class stays", "agreement", 0, least=0.98), Rule("heatmaps stay", "correlation", 0, least=0.97))
-        rules = type(rules)(rules.source, (*rules.rules, *least), rules.labels, rules.background, rules.regions)
+        rules = replace(rules, rules=(*rules.rules, *least))
     if report is not None and report.exists() and not report.is_dir():
         raise DataError(f"--report {report} is a file; expected a folder, which is made where it is missing")
-    inputs = {dataset: "the data set"} | ({rules_file: "the rules"} if rules_file else {})
-    for place in (junit,) if junit else ():
-        check_target(place, inputs, DataError)
     found = read_dataset(dataset, form)
+    if report is not None:  # now, and not after minutes of measuring; --junit may lie in it
+        try:
+            report.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"--report {report} cannot be made ({error.strerror}); choose another folder") from error
+    if junit is not None:
+        check_target(junit, {dataset: "the data set"} | ({rules_file: "the rules"} if rules_file else {}), DataError)
     del found.pictures[max_pictures or len(found.pictures) :]
     if windows and grid:
         raise DataError("--windows and --grid contradict each other: windows show one object each, a grid the whole picture")
@@ -84,6 +89,7 @@ def main(
         spec = explainer.spec
         if second is not None and second.spec.labels != spec.labels:
             raise DataError(f"{against} has other classes than {model or 'the model'}; compare models of the same classes")
+        check_classes(rules, spec.labels)
         labels = Labels(rules, spec.labels, found)
         size = Windows(spec.height, spec.width) if windows else None
         with _progress(found, labels) as advance:
@@ -113,16 +119,14 @@ def main(
     results = document(records, verdicts, summary(records), about, found.problems)
     _print(results, verdicts)
     if report is not None:
-        try:
-            report.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"--report {report} cannot be made ({error.strerror}); choose another folder") from error
         write_file(report / "results.json", (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode(), DataError)
         write_file(report / "report.html", page(records, results), DataError)
         click.echo(f"wrote {report / 'report.html'}")
     if junit is not None:
         write_file(junit, junit_xml(verdicts, found.counts(), time.perf_counter() - start), DataError)
         click.echo(f"wrote {junit}")
+    if nothing_judged(verdicts):
+        click.echo("nothing was checked: no rule of severity fail could be judged", err=True)
     if failed(verdicts):
         sys.exit(3)
 

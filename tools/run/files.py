@@ -58,6 +58,9 @@ def _run(options: RunOptions, interrupt: Interrupt) -> bool:
     if watch is not None:
         for line in watch.lines():
             click.echo(line)
+    if watch is not None and watch.nothing_judged and not interrupt.by:
+        click.echo("nothing was checked: no rule of severity fail could be judged (frames of its class, and as many as frames: says)")
+        return False
     return watch is None or not watch.failed
 
 

@@ -72,10 +72,12 @@ def open_explainer(options: RunOptions, *, lanes: int, device: str | None = None
 
 
 def live_rules(rules: Rules, explainer: Explains, *, quiet: bool = False) -> LiveRules:
-    """Rules for one source. Errors: DataError where none of them can be judged live."""
+    """Rules for one source. Errors: DataError where none of them can be judged live, and for classes the model does not have."""
     from dkcam.errors import DataError
     from dkcam.tools.checks.live import LiveRules, told
+    from dkcam.tools.checks.rules import check_classes
 
+    check_classes(rules, explainer.spec.labels, live=True)
     watch = LiveRules(rules, samples=bool(explainer.spec.samples))
     if len(watch.skipped) == len(rules.rules):
         raise DataError(f"{rules.source} has no rule that can be judged live; expected confidence, region, entropy, jitter or stability")
