@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+import dkcam
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,3 +35,24 @@ def test_running_needs_no_torch(words: str) -> None:
 def test_help_loads_nothing_heavy(command: str) -> None:
     check = f"import sys\nfrom dkcam.tools.{command} import main\nassert not {{'torch', 'cv2', 'numpy', 'onnxruntime'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def commands() -> dict[str, str]:
+    """Name → module:function, of pyproject.toml."""
+    table = (ROOT / "pyproject.toml").read_text().split("[project.scripts]")[1].split("\n[")[0]
+    return dict(re.findall(r'^(\S+) = "(.+)"$', table, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_every_command_knows_its_version(name: str) -> None:
+    module, _, function = commands()[name].partition(":")
+    done = CliRunner().invoke(getattr(import_module(module), function), ["--version"], prog_name=name)
+    assert done.exit_code == 0 and done.output == f"{name} of dkcam {dkcam.__version__}\n"
+
+
+def test_nobody_is_sent_to_a_registry_for_dkcam() -> None:
+    """dkcam is published on none: what lies there under its name is somebody else's."""
+    folders = ("export", "engines", "runtime", "tools", "src", "docs", "examples", "cpp_ext")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".md", ".html", ".js", ".h")]
+    advice = re.compile(r"pip install (-\S+ )*['\"]?dkcam\b")
+    assert len(files) > 100 and not [str(path) for path in [*files, ROOT / "README.md"] if advice.search(path.read_text())]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dkcam.tools.cli import engine_options, grid_options, user_errors
+from dkcam.tools.cli import engine_options, grid_options, user_errors, version_option
 
 if TYPE_CHECKING:
     from dkcam.runtime.explainer import Explains
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--max-pictures", type=click.IntRange(min=1), help="Stop after this many pictures.")
 @grid_options
 @engine_options
+@version_option
 @user_errors
 def main(
     dataset: Path,

@@ -167,6 +167,13 @@ class SecondsType(click.FloatRange):
 SIZE, GRID, LIST, RANGE, PAIR, ROTATION = SizeType(), GridType(), ListType(), RangeType(), PairType(), RotationType()
 
 
+def version_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--version."""
+    import dkcam
+
+    return click.version_option(dkcam.__version__, message="%(prog)s of dkcam %(version)s")(function)
+
+
 def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """--device, --threads and --provider-option, for the commands that run a model."""
     options = (

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from dkcam.tools import logs
-from dkcam.tools.cli import LIST, ROTATION, SecondsType, engine_options, grid_options, user_errors
+from dkcam.tools.cli import LIST, ROTATION, SecondsType, engine_options, grid_options, user_errors, version_option
 from dkcam.tools.config_file import config_option
 
 
@@ -75,6 +75,7 @@ from dkcam.tools.config_file import config_option
 @config_option
 @grid_options
 @engine_options
+@version_option
 @user_errors
 def main(
     model: Path | None,

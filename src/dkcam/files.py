@@ -9,6 +9,19 @@ from pathlib import Path
 
 from dkcam.errors import DkcamError
 
+KINDS = {
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x89PNG": "a PNG picture",
+    b"GIF8": "a GIF picture",
+    b"RIFF": "an AVI, WAV or WebP file",
+    b"PK\x03\x04": "a zip archive",
+    b"\x1f\x8b": "a gzip archive",
+    b"%PDF": "a PDF file",
+    b"\x89HDF": "an HDF5 file",
+    b"\x1aE\xdf\xa3": "a Matroska video",
+    b"\x7fELF": "a program",
+}
+
 
 def exists(path: Path) -> bool:
     """Whether something is there; a name that the file system cannot hold is not."""
@@ -16,6 +29,22 @@ def exists(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):
         return False
+
+
+def kind_of(data: bytes) -> str:
+    """What a file's first bytes say it is, for messages: "a text file", "a JPEG picture", …"""
+    for start, kind in KINDS.items():
+        if data.startswith(start):
+            return kind
+    if data[4:8] == b"ftyp":
+        return "an MP4 video"
+    head = data[:4096]
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3:  # else a character that is cut off
+            return "a file of an unknown kind"
+    return "a file of an unknown kind" if b"\0" in head else "a text file"
 
 
 def read_file(path: Path, expected: str, error: type[DkcamError]) -> bytes:
