@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from dkcam.errors import DkcamError
 
@@ -80,8 +81,8 @@ def check_target(path: Path, inputs: Mapping[Path, str], error: type[DkcamError]
 class Replacement:
     """A file in the making; ``temporary`` is where to write it.
 
-    keep: move it to its place. set_aside: where an older file must stay, give it a name of its own. discard: remove
-    it. Raises ``error`` when the place is not writable.
+    keep: move it to its place. set_aside: it is not whole, and gets a name of its own. discard: remove it. Raises ``error``
+    when the place is not writable.
     """
 
     def __init__(self, path: Path, error: type[DkcamError], *, suffix: str = "") -> None:
@@ -100,9 +101,7 @@ class Replacement:
         return self._move(self.path)
 
     def set_aside(self) -> Path:
-        """Under its own name if that is free, else as NAME.partial.EXT. Returns the name."""
-        if not exists(self.path):
-            return self.keep()
+        """As NAME.partial.EXT: what has its own name is whole. Returns the name."""
         return self._move(self.path.with_name(f"{self.path.stem}.partial{self.path.suffix}"))
 
     def _move(self, path: Path) -> Path:
@@ -115,6 +114,46 @@ class Replacement:
     def discard(self) -> None:
         with suppress(OSError):  # nothing more can be done about a place that fails
             self.temporary.unlink(missing_ok=True)
+
+
+class Claim:
+    """That this process writes a place, until release: a second one is refused, where one of the two results would be lost.
+
+    A lock on a hidden file (.NAME.lock beside it, or ``lock``), which the system lets go of with the process, however that
+    ends. Raises ``error`` where another holds it. Where there are no locks (Windows, some network folders) nothing is claimed.
+    """
+
+    def __init__(self, path: Path, error: type[DkcamError], *, lock: Path | None = None) -> None:
+        self._lock = lock or path.with_name(f".{path.name}.lock")
+        self._file: BinaryIO | None = None
+        try:
+            import fcntl
+        except ImportError:
+            return
+        while self._file is None:
+            try:
+                file = self._lock.open("ab")
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._is(file):
+                    self._file = file
+            except BlockingIOError as reason:
+                raise error(f"{path} is being written by another run; wait for it, or choose another place") from reason
+            except OSError:  # what cannot be written says so itself
+                return
+
+    def _is(self, file: BinaryIO) -> bool:
+        """Whether it is still the file of that name: the one who held it may have removed it meanwhile."""
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), self._lock.stat())
+        except OSError:
+            return False
+
+    def release(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                self._lock.unlink()
+            self._file.close()
+            self._file = None
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +51,7 @@ class RunOptions:
     rotation: Rotation | None
     flight_folder: Path | None
     flight_seconds: float
+    loop: bool = False
 
     def controls(self) -> Controls:
         from dkcam.runtime.controls import Controls, Style
@@ -112,8 +113,8 @@ def check_places(inputs: Mapping[Path, str], sinks: Sequence[str], cameras: int 
             check_target(place, inputs, SinkError)
 
 
-def close_all(outputs: Sequence[Sink], finished: bool) -> None:
-    """Finish every output, also when another one fails, and say where it is; an earlier error goes first."""
+def close_all(outputs: Sequence[Sink], finished: bool, *, older: Collection[Path] = ()) -> None:
+    """Finish every output, also when another one fails, and say where it is; an earlier error goes first. older: what was there before."""
     from dkcam.errors import SinkError
 
     failed: SinkError | None = None
@@ -126,7 +127,7 @@ def close_all(outputs: Sequence[Sink], finished: bool) -> None:
         except SinkError as error:
             failed = failed or error
     for place in places:
-        click.echo(f"wrote {place}")
+        click.echo(f"wrote {place}" + (", in place of an older one" if place in older else ""))
     if failed is not None and finished:
         raise failed
 
