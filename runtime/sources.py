@@ -167,9 +167,7 @@ class Capture:
             raise SourceError(f"{self.name} stopped after {index} frames; check the camera and its cable")
         # containers round their frame counts: a few missing at the end are no fault
         if self.count and index < self.count - max(2, self.count // 50):
-            raise SourceError(
-                f"{self.name} ended after {index} of {self.count} frames: the file is truncated or damaged; results so far are kept"
-            )
+            raise SourceError(f"{self.name} ended after {index} of {self.count} frames: the file is truncated or damaged")
         if not index:
             raise SourceError(f"{self.name} holds no frame that can be decoded")
 

@@ -17,6 +17,8 @@ from dkcam.tools.cli import engine_options, grid_options, user_errors, version_o
 
 if TYPE_CHECKING:
     from dkcam.runtime.explainer import Explains
+    from dkcam.tools.checks.dataset import Dataset
+    from dkcam.tools.checks.samples import Labels
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -51,7 +53,8 @@ def main(
     threads: int,
     provider_options: tuple[tuple[str, str], ...],
 ) -> None:
-    """Judge a model's heatmaps on DATASET: COCO JSON, VOC XML, YOLO or KITTI text, or CSV, with their pictures.
+    """Judge a model's heatmaps on DATASET: COCO JSON, VOC XML, YOLO or KITTI text, or CSV, with their pictures; with
+    --against also plain pictures or a video.
 
     Exits 3 when a rule of severity fail does not hold, or none of them could be judged.
     """
@@ -59,22 +62,28 @@ def main(
 
     from dkcam.errors import DataError
     from dkcam.files import check_target, write_file
-    from dkcam.tools.checks.formats import read_dataset
+    from dkcam.tools.checks.formats import has_labels, read_dataset
     from dkcam.tools.checks.judge import failed, judge, nothing_judged, summary
     from dkcam.tools.checks.judge import junit as junit_xml
     from dkcam.tools.checks.measure import measure
-    from dkcam.tools.checks.report import document, page
+    from dkcam.tools.checks.plain import open_plain, plain_samples
+    from dkcam.tools.checks.report import PICTURES, document, keep_images, page
     from dkcam.tools.checks.rules import AGAINST, DEFAULT, Rule, check_classes, read_rules
     from dkcam.tools.checks.samples import Labels, Windows, by_label, samples
 
     start = time.perf_counter()
     rules = read_rules(rules_file) if rules_file else DEFAULT
+    plain = against is not None and form is None and dataset.exists() and not has_labels(dataset)
+    if plain and windows:
+        raise DataError("--windows are around objects, and these frames have no labels; leave it out")
+    if plain and not rules_file:
+        rules = replace(rules, rules=())
     if against is not None and not any(rule.measure in AGAINST for rule in rules.rules):
         least = (Rule("top class stays", "agreement", 0, least=0.98), Rule("heatmaps stay", "correlation", 0, least=0.97))
         rules = replace(rules, rules=(*rules.rules, *least))
     if report is not None and report.exists() and not report.is_dir():
         raise DataError(f"--report {report} is a file; expected a folder, which is made where it is missing")
-    found = read_dataset(dataset, form)
+    found, source = open_plain(dataset) if plain else (read_dataset(dataset, form), None)
     if report is not None:  # now, and not after minutes of measuring; --junit may lie in it
         try:
             report.mkdir(parents=True, exist_ok=True)
@@ -93,15 +102,17 @@ def main(
         check_classes(rules, spec.labels)
         labels = Labels(rules, spec.labels, found)
         size = Windows(spec.height, spec.width) if windows else None
-        with _progress(found, labels) as advance:
-            records = list(measure(explainer, samples(found, labels, size), rules, against=second, advance=advance))
+        shown = plain_samples(found, source, max_pictures) if source else samples(found, labels, size)
+        with _progress(source.count if source else _boxes(found, labels)) as advance:
+            measured = measure(explainer, shown, rules, against=second, advance=advance)
+            records = list(keep_images(measured, PICTURES if report else 0))
         used = explainer.device
     if not records:
         raise DataError(
             f"no picture of {dataset} can be judged: its classes ({by_label(labels.unmatched) or 'none'}) are not the model's "
             f"({', '.join(spec.labels[:8])}, …); give --rules with a map:"
         )
-    verdicts = judge(records, rules, spec.labels, sequence=sequence)
+    verdicts = judge(records, rules, spec.labels, sequence=sequence or (source is not None and source.fps is not None))
     about = {
         "passed": not failed(verdicts),
         "dataset": str(dataset),
@@ -112,7 +123,7 @@ def main(
         "rules_file": rules.source,
         "device": used,
         "windows": windows,
-        "pictures": len(found.pictures),
+        "pictures": len(records) if source else len(found.pictures),
         "samples": len(records),
         "unmatched": by_label(labels.unmatched),
         "problem_counts": found.counts(),
@@ -158,8 +169,12 @@ def _opened(
         engine.close()
 
 
+def _boxes(dataset: Dataset, labels: Labels) -> int:
+    return sum(max(1, sum(labels.of(box.label) is not None for box in picture.boxes)) for picture in dataset.pictures)
+
+
 @contextmanager
-def _progress(dataset: Any, labels: Any) -> Iterator[Callable[[], None]]:
+def _progress(total: int | None) -> Iterator[Callable[[], None]]:
     """A progress bar on a terminal; nothing otherwise."""
     if not sys.stderr.isatty():
         yield lambda: None
@@ -167,7 +182,6 @@ def _progress(dataset: Any, labels: Any) -> Iterator[Callable[[], None]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    total = sum(max(1, sum(labels.of(box.label) is not None for box in picture.boxes)) for picture in dataset.pictures)
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("checking", total=total)
         yield lambda: bar.advance(task)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from dkcam.export.exporter import export
 from dkcam.export.options import ExportOptions
+from dkcam.runtime.geometry import Fit
+from dkcam.runtime.sources import open_source
 from dkcam.tools.check_command import main
+from dkcam.tools.checks.measure import Record
+from dkcam.tools.checks.samples import Sample
 from tests.conftest import tiny_checkpoint
 
 LENIENT = "rules:\n  - measure: confidence\n    min: 0\n"
@@ -101,6 +106,54 @@ def test_the_same_model_against_itself_changes_nothing(dataset: Callable[[str], 
     assert done.exit_code == 0, done.output
     figures = json.loads((tmp_path / "r/results.json").read_text())["figures"]["all"]
     assert figures["agreement"]["mean"] == 1 and figures["correlation"]["mean"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", ["video", "folder", "picture"])
+def test_two_models_on_frames_without_labels(clip: Callable[..., Path], model_file: Path, tmp_path: Path, kind: str) -> None:
+    path = clip(frames=20)
+    if kind != "video":
+        path = tmp_path / "0"  # no camera
+        path.mkdir()
+        for number, frame in enumerate(open_source(str(tmp_path / "clip.mp4"))):
+            cv2.imwrite(str(path / f"{number}.png"), frame.image)
+        (path / "6.png").write_bytes(b"no picture")
+    if kind == "picture":
+        path = path / "3.png"
+    words = path, "--model", model_file, "--against"
+    count = {"video": 20, "folder": 19, "picture": 1}[kind]
+    done = run(*words, model_file, "--report", tmp_path / "r", "--junit", tmp_path / "r/j.xml")
+    assert done.exit_code == 0, done.output
+    document = json.loads((tmp_path / "r/results.json").read_text())
+    assert document["samples"] == document["pictures"] == count and document["figures"]["all"]["agreement"]["mean"] == 1
+    assert [rule["measure"] for rule in document["rules"]] == ["agreement", "correlation"]
+    assert document["problem_counts"] == ({"unreadable picture": 1} if kind == "folder" else {})
+    assert len({record["picture"] for record in document["records"]}) == count
+    assert (tmp_path / "r/report.html").read_text().count("<figure") == count
+    other = tmp_path / "other.onnx"
+    other.write_bytes(export(tiny_checkpoint(seed=1), ExportOptions(size=(64, 96)), check=False).data)
+    assert run(*words, other).exit_code == 3
+    assert (
+        run(*words, other, "--max-pictures", 1, "--rules", rules(tmp_path, "rules:\n  - measure: agreement\n    min: 0\n")).exit_code == 0
+    )
+    done = run(path, "--model", model_file)
+    assert done.exit_code == 1 and "--against needs none" in done.stderr
+    done = run(*words, other, "--windows")
+    assert done.exit_code == 1 and "these frames have no labels" in done.stderr
+
+
+def test_of_a_long_drive_only_the_worst_pictures_stay_in_memory(model_file: Path) -> None:
+    from dkcam.tools.checks.report import badness, keep_images
+
+    def records() -> Iterator[Record]:
+        rng = np.random.default_rng(0)
+        for number in range(200):
+            sample = Sample(np.zeros((4, 4, 3), np.uint8), str(number), None, "", None, (), (4, 4))
+            values = {"agreement": float(rng.integers(2)), "correlation": float(rng.integers(9)) / 9}
+            yield Record(sample, "", "", 0.5, np.zeros((2, 2)), Fit(4, 4, 64, 96), 1.0, values)
+
+    kept = list(keep_images(records(), 60))
+    assert {id(r) for r in sorted(kept, key=badness, reverse=True)[:60]} == {id(r) for r in kept if r.sample.image.size}
+    assert not [r for r in keep_images(records(), 0) if r.sample.image.size] and len(kept) == 200
 
 
 def test_another_model_is_a_regression(dataset: Callable[[str], Path], model_file: Path, tmp_path: Path) -> None:
