@@ -23,7 +23,7 @@ def video(path: Path, codec: str, pixels: str = "yuv420p", frames: int = 6) -> P
         stream = container.add_stream(codec, rate=10)
         stream.height, stream.width, stream.pix_fmt = 48, 80, pixels
         for number in range(frames):
-            picture = np.full((48, 80, 3), 20 + 30 * number, np.uint8)
+            picture = np.full((48, 80, 3), 20 + 30 * (number % 6), np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
         container.mux(stream.encode())
     return path
