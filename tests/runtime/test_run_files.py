@@ -188,23 +188,23 @@ def test_unsteady_frames_have_the_speed_of_their_mean(monkeypatch: pytest.Monkey
 
 
 def test_a_paced_source_makes_up_for_slow_frames(model_file: Path) -> None:
-    """Ten a second; three of eleven come 150 ms late."""
+    """Twenty a second; three of 21 come 150 ms late."""
 
     class Slow:
-        name, live, fps, count, skipped = "slow", False, 10.0, 11, ()
+        name, live, fps, count, skipped = "slow", False, 20.0, 21, ()
 
         def __iter__(self) -> Iterator[Frame]:
-            for index in range(11):
-                time.sleep(0.25 if index in (2, 5, 8) else 0)
-                yield Frame(np.zeros((48, 80, 3), np.uint8), index, "slow", index / 10)
+            for index in range(21):
+                time.sleep(0.2 if index in (3, 9, 15) else 0)
+                yield Frame(np.zeros((48, 80, 3), np.uint8), index, "slow", index / 20)
 
         def close(self) -> None:
             pass
 
     explainer = dkcam.load(model_file)
     explainer.warm_up()
-    done = Pipeline(Slow(), explainer, [open_sink("null:")], pace=10).run()
-    assert done.frames == 11 and 0.98 < done.seconds < 1.3
+    done = Pipeline(Slow(), explainer, [open_sink("null:")], pace=20).run()
+    assert done.frames == 21 and 0.98 < done.seconds < 1.2
 
 
 def test_what_has_ended_is_well(model_file: Path, tmp_path: Path, started: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
