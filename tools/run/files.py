@@ -40,9 +40,11 @@ NAMED = 3  # of what could not be read, in the last line
 
 
 def run_files(options: RunOptions) -> bool:
-    """Whether every rule of severity fail held. Errors: DkcamError; SourceError at the end where something could not be read."""
+    """Whether every rule of severity fail held. Errors: DkcamError."""
+    held = True
     with interrupts() as interrupt:
-        return _run(options, interrupt)
+        held = _run(options, interrupt)
+    return held
 
 
 @dataclass
@@ -76,6 +78,7 @@ class Seen:
 
 
 def _run(options: RunOptions, interrupt: Interrupt) -> bool:
+    """As ``run_files``. Errors: also a SourceError at the end, with everything done, where something could not be read."""
     from dkcam.engines.onnxruntime_engine import cores
     from dkcam.errors import SourceError
     from dkcam.files import exists
