@@ -47,38 +47,7 @@ def run_files(options: RunOptions) -> bool:
     return held
 
 
-@dataclass
-class Playing:
-    """What the page says about the files. frames: of the source, explained in this round. of: how many it has, where known."""
-
-    name: str
-    frames: int = 0
-    of: int | None = None
-    round: int = 1
-    ended: bool = False
-    last: Result | None = None
-
-    def state(self) -> list[dict[str, Any]]:
-        file = {"frames": self.frames, "of": self.of, "round": self.round, "ended": self.ended}
-        return [{"camera": 0, "name": self.name, "live": True, "reason": "", "shots": 0, "dropped": 0, "reopened": 0, "file": file}]
-
-
-@dataclass
-class Seen:
-    """Of one source, over all rounds."""
-
-    summary: RunSummary
-    frames: int = 0
-    seconds: float = 0.0
-
-    def tell(self, source: Source) -> None:
-        if self.frames:
-            fps = self.frames / self.seconds if self.seconds > 0 else 0.0
-            click.echo(f"{source.name.rstrip(':')}: " + "\n  ".join(self.summary.lines(self.frames, fps, 0)))
-
-
 def _run(options: RunOptions, interrupt: Interrupt) -> bool:
-    """As ``run_files``. Errors: also a SourceError at the end, with everything done, where something could not be read."""
     from dkcam.engines.onnxruntime_engine import cores
     from dkcam.errors import SourceError
     from dkcam.files import exists
@@ -120,13 +89,43 @@ def _run(options: RunOptions, interrupt: Interrupt) -> bool:
     if watch is not None:
         for line in watch.lines():
             click.echo(line)
-    if unread:
+    if unread:  # with everything else done
         further = f", and {len(unread) - NAMED} more" if len(unread) > NAMED else ""
         raise SourceError("; ".join(unread[:NAMED]) + further + ". Everything else is done; what lacks something is called NAME.partial")
     if watch is not None and watch.nothing_judged and not interrupt.by:
         click.echo("nothing was checked: no rule of severity fail could be judged (frames of its class, and as many as frames: says)")
         return False
     return watch is None or not watch.failed
+
+
+@dataclass
+class Playing:
+    """What the page says about the files. frames: of the source, explained in this round. of: how many it has, where known."""
+
+    name: str
+    frames: int = 0
+    of: int | None = None
+    round: int = 1
+    ended: bool = False
+    last: Result | None = None
+
+    def state(self) -> list[dict[str, Any]]:
+        file = {"frames": self.frames, "of": self.of, "round": self.round, "ended": self.ended}
+        return [{"camera": 0, "name": self.name, "live": True, "reason": "", "shots": 0, "dropped": 0, "reopened": 0, "file": file}]
+
+
+@dataclass
+class Seen:
+    """Of one source, over all rounds."""
+
+    summary: RunSummary
+    frames: int = 0
+    seconds: float = 0.0
+
+    def tell(self, source: Source) -> None:
+        if self.frames:
+            fps = self.frames / self.seconds if self.seconds > 0 else 0.0
+            click.echo(f"{source.name.rstrip(':')}: " + "\n  ".join(self.summary.lines(self.frames, fps, 0)))
 
 
 @dataclass
