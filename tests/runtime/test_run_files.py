@@ -71,6 +71,7 @@ def test_damaged_pictures_are_skipped_and_what_lacks_them_is_not_called_whole(mo
     )
     result = run(*words)
     assert result.exit_code == 1 and "b.jpg is a truncated JPEG" in said(result) and "d.png cannot be read" in said(result)
+    assert said(result).endswith(". Everything else is done; outputs that lack it are called NAME.partial")
     assert result.stderr.count("skipped: ") == 2 and "3 frames at" in result.stdout
     assert [line["frame"] for line in lines(tmp_path / "e.partial.jsonl")] == [0, 2, 4]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["e.partial.jsonl", "in", "o.partial.mp4", "p"]
@@ -257,7 +258,7 @@ def test_loops_that_make_no_sense(model_file: Path, words: list[str], told: str)
 def test_a_loop_over_nothing_that_can_be_read_ends(model_file: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no picture")
     result = run("--model", model_file, "--source", tmp_path / "a.png", "--loop", "--headless")
-    assert result.exit_code == 1 and "a.png cannot be read as a picture" in said(result)
+    assert result.exit_code == 1 and "a.png cannot be read as a picture" in said(result) and "is done" not in said(result)
 
 
 @pytest.mark.skipif(chromium.find() is None, reason="Chromium is not installed")

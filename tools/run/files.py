@@ -89,9 +89,10 @@ def _run(options: RunOptions, interrupt: Interrupt) -> bool:
     if watch is not None:
         for line in watch.lines():
             click.echo(line)
-    if unread:  # with everything else done
-        further = f", and {len(unread) - NAMED} more" if len(unread) > NAMED else ""
-        raise SourceError("; ".join(unread[:NAMED]) + further + ". Everything else is done; what lacks something is called NAME.partial")
+    if unread:
+        raise SourceError(
+            _told(unread, done=playing.last is not None, files=any(uri.endswith((".mp4", ".jsonl")) for uri in options.sinks))
+        )
     if watch is not None and watch.nothing_judged and not interrupt.by:
         click.echo("nothing was checked: no rule of severity fail could be judged (frames of its class, and as many as frames: says)")
         return False
@@ -203,6 +204,13 @@ class _Files:
         seen.frames += pipeline.summary.frames
         seen.seconds += pipeline.summary.seconds
         return not self.interrupt.by and not pipeline.ended_by_sink
+
+
+def _told(unread: Sequence[str], *, done: bool, files: bool) -> str:
+    """The last line of a run that could not read everything. done: something was read. files: there are outputs that lack it."""
+    further = f"; and {len(unread) - NAMED} more" if len(unread) > NAMED else ""
+    rest = ". Everything else is done" + ("; outputs that lack it are called NAME.partial" if files else "") if done else ""
+    return "; ".join(unread[:NAMED]) + further + rest
 
 
 def _stay(pages: Sequence[PageSink], playing: Playing, explainer: Explains, controls: Controls, interrupt: Interrupt) -> None:
