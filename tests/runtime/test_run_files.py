@@ -176,6 +176,17 @@ def test_the_page_plays_a_file_at_its_own_speed_and_keeps_the_last_picture(
     assert code == 0 and "the last picture stays at http://127.0.0.1:" in out and "stopped by" not in out, out
 
 
+def test_pictures_come_two_a_second(model_file: Path, folder: Path, started: Callable[..., Run]) -> None:
+    """Three of five can be read: the last one a second after the first."""
+    playing = started(model_file, folder.parent, "--source", folder)
+    wait_until(lambda: playing.file["frames"] == 1, 20)
+    start = time.perf_counter()
+    wait_until(lambda: playing.file["ended"], 20)
+    assert time.perf_counter() - start > 0.7
+    code, out = playing.end()
+    assert code == 1 and "b.jpg is a truncated JPEG" in out and "Everything else is done" in out and "NAME.partial" not in out
+
+
 def test_unsteady_frames_have_the_speed_of_their_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     from dkcam.runtime import delivery
 
