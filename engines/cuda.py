@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dkcam.errors import EngineError
+from dkcam.errors import EngineError, install
 
 
 class Memory:
@@ -57,7 +57,7 @@ class Cuda:
         try:
             from cuda.bindings import driver
         except ImportError as error:
-            raise EngineError("running TensorRT engines needs cuda-bindings; pip install 'dkcam[tensorrt]'") from error
+            raise EngineError(f"running TensorRT engines needs cuda-bindings; {install('tensorrt')}") from error
         self._driver, self._lock = driver, threading.RLock()
         try:
             self._check(driver.cuInit(0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dkcam.errors import EngineError, ModelFileError
+from dkcam.errors import EngineError, ModelFileError, install
 from dkcam.spec import SPEC_KEY, ModelSpec
 
 
@@ -14,7 +14,7 @@ def read_spec(data: bytes, source: str) -> ModelSpec:
         import onnx
         from google.protobuf.message import DecodeError
     except ImportError as error:
-        raise EngineError("building engines needs the onnx package; pip install 'dkcam[tensorrt]'") from error
+        raise EngineError(f"building engines needs the onnx package; {install('tensorrt')}") from error
     try:
         model = onnx.load_model_from_string(data)
     except DecodeError as error:

@@ -20,7 +20,7 @@ from dkcam.engines.cache import cache_folder
 from dkcam.engines.engine import EngineOptions, GpuImage, Outputs, check_inputs
 from dkcam.engines.onnx_file import spec_of
 from dkcam.engines.onnxruntime_providers import PROVIDERS, choose, remedy
-from dkcam.errors import EngineError, InputError, ModelFileError
+from dkcam.errors import EngineError, InputError, ModelFileError, install
 from dkcam.files import Replacement
 from dkcam.spec import SPEC_KEY
 
@@ -38,7 +38,7 @@ class OnnxRuntime:
         try:
             import onnxruntime
         except ImportError as error:
-            raise EngineError("onnxruntime is not installed; pip install 'dkcam[cpu]' (or 'dkcam[gpu]' on an NVIDIA machine)") from error
+            raise EngineError(f"onnxruntime is not installed; {install('cpu')} ('.[gpu]' on an NVIDIA machine)") from error
         provider = PROVIDERS[kind].name
         self.device = "cpu" if kind == "cpu" else f"{kind}:0"
         self.sha256 = hashlib.sha256(data).hexdigest()

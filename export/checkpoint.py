@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dkcam.errors import CheckpointError, DkcamError
 from dkcam.export.model import ModelConfig, ResNet, scaled
-from dkcam.files import read_file, write_file
+from dkcam.files import kind_of, read_file, write_file
 from dkcam.spec import STRIDE, check_values
 
 FORMAT = "dkcam-checkpoint-1"
@@ -136,6 +136,11 @@ def _parse(path: Path, data: bytes) -> tuple[Any, Mapping[str, str]]:
             return load(data), dict(header.get("__metadata__") or {})
         except (SafetensorError, ValueError, KeyError) as error:
             raise CheckpointError(f"{path} is not a whole safetensors file ({_first_line(error)}); copy or save it again") from error
+    if not data.startswith((b"PK", b"\x80")) and data[257:262] != b"ustar":  # torch's zip, its older pickles, its oldest tar
+        raise CheckpointError(
+            f"{path} is {kind_of(data)}, expected a checkpoint: torch.save(model.state_dict(), 'model.pt'), or .safetensors; "
+            "class names go with --labels"
+        )
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), {}
     except pickle.UnpicklingError as error:

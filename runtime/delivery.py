@@ -38,7 +38,7 @@ class Explained:
 
 
 class Speed:
-    """Frames a second, smoothed."""
+    """Frames a second: over a smoothed time between two, since the mean of unsteady speeds is too high."""
 
     def __init__(self) -> None:
         self.fps: float | None = None
@@ -47,8 +47,8 @@ class Speed:
     def tick(self) -> float | None:
         now = time.perf_counter()
         if self._before:
-            latest = 1 / max(now - self._before, 1e-6)
-            self.fps = latest if self.fps is None else 0.95 * self.fps + 0.05 * latest
+            latest = max(now - self._before, 1e-6)
+            self.fps = 1 / (latest if self.fps is None else 0.95 / self.fps + 0.05 * latest)
         self._before = now
         return self.fps
 

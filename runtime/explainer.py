@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from dkcam.runtime.gpu import GpuBatch, GpuFrame, GpuInput, GpuKernels, is_on_gp
 from dkcam.runtime.kernels import network_input
 from dkcam.spec import ModelSpec
 
+Classes = Sequence["str | int"]  # labels or numbers; −1 is the top class, −2 the runner-up
 DEMO_MODEL = Path(str(dkcam.__file__)).parent / "models" / "demo.onnx"
 
 
@@ -43,8 +44,8 @@ class Explains(Protocol):
     @property
     def device(self) -> str: ...
     def prepare(self, frame: Any) -> Any: ...
-    def infer(self, prepared: Any, classes: Sequence[int] | None = None, *, masks: bool = True) -> Explanation: ...
-    def infer_many(self, prepared: Sequence[Any], classes: Sequence[int] | None = None, *, masks: bool = True) -> list[Explanation]: ...
+    def infer(self, prepared: Any, classes: Classes | None = None, *, masks: bool = True) -> Explanation: ...
+    def infer_many(self, prepared: Sequence[Any], classes: Classes | None = None, *, masks: bool = True) -> list[Explanation]: ...
     def inputs(self, image: NDArray[np.uint8]) -> NDArray[Any]: ...
     def prepared_from(self, inputs: NDArray[Any], height: int, width: int) -> Any: ...
     def warm_up(self) -> float: ...
@@ -57,7 +58,7 @@ class Explainer:
     resize mode. seed: of the DropKey masks, for graphs with samples; the same masks serve every frame.
     """
 
-    def __init__(self, engine: Engine, *, explain: Sequence[str | int] = (-1,), resize: str | None = None, seed: int = 0) -> None:
+    def __init__(self, engine: Engine, *, explain: Classes = (-1,), resize: str | None = None, seed: int = 0) -> None:
         spec = engine.spec
         if "batch" not in spec.dynamic and spec.batch[0] != 1:
             raise ModelFileError(
@@ -67,7 +68,7 @@ class Explainer:
         if missing:
             raise ModelFileError(f"this model was exported without {', '.join(sorted(missing))}; leave --outputs out, or name them too")
         self.engine, self.spec, self.resize = engine, spec, resize or spec.resize
-        self.classes = np.array([class_number(spec, name) for name in explain], np.int64)
+        self.classes = np.array(class_numbers(spec, explain), np.int64)
         self._mask = draw_masks(spec, np.random.default_rng(seed))
         self._gpu = GpuKernels.of(engine.cuda)
 
@@ -114,17 +115,17 @@ class Explainer:
         normalise = (spec.mean, spec.std) if spec.input == "tensor" else None
         return Prepared(network_input(frame, fit, normalise=normalise)[None], fit)
 
-    def infer(self, prepared: Prepared, classes: Sequence[int] | None = None, *, masks: bool = True) -> Explanation:
+    def infer(self, prepared: Prepared, classes: Classes | None = None, *, masks: bool = True) -> Explanation:
         """Run the engine on a prepared frame. See ``infer_many``."""
         return self.infer_many([prepared], classes, masks=masks)[0]
 
-    def infer_many(self, prepared: Sequence[Prepared], classes: Sequence[int] | None = None, *, masks: bool = True) -> list[Explanation]:
+    def infer_many(self, prepared: Sequence[Prepared], classes: Classes | None = None, *, masks: bool = True) -> list[Explanation]:
         """Run the engine on several prepared frames, in batches as large as the graph takes. Any thread may call it.
 
-        classes: what to explain in all of them, instead of the explainer's own (graphs that leave K free). masks:
-        False drops no key, for graphs with samples.
+        classes: labels or numbers of what to explain in all of them, instead of the explainer's own (graphs that leave K
+        free). masks: False drops no key, for graphs with samples. Errors: InputError for a class the model does not have.
         """
-        chosen = self.classes if classes is None else np.array(classes, np.int64)
+        chosen = self.classes if classes is None else np.array(class_numbers(self.spec, classes), np.int64)
         mask = self._mask if masks or self._mask is None else np.zeros_like(self._mask)
         most = self.spec.batch[1] if "batch" in self.spec.dynamic else 1
         found: list[Explanation] = []
@@ -183,10 +184,19 @@ def check_frame(frame: Any) -> None:
         raise InputError(f"frame is {frame.dtype} {list(frame.shape)}, expected uint8 [H, W, 3] BGR; cv2.cvtColor converts grey and BGRA")
 
 
+def class_numbers(spec: ModelSpec, names: Classes) -> list[int]:
+    """Labels (any case) and numbers as the graph's class numbers. Errors: InputError."""
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise InputError(f"the classes are {names!r}, expected a list of labels or numbers, such as [{names!r}]")
+    return [class_number(spec, name) for name in names]
+
+
 def class_number(spec: ModelSpec, name: str | int) -> int:
     """A label (any case) or number to the graph's class number. Errors: InputError naming near labels."""
-    if isinstance(name, int):
-        number = name
+    if isinstance(name, (int, np.integer)):
+        number = int(name)
+    elif not isinstance(name, str):
+        raise InputError(f"class {name!r} is a {type(name).__name__}, expected a label or a number")
     else:
         lowered = [label.lower() for label in spec.labels]
         holders = [number for number, label in enumerate(lowered) if label == name.lower()]
@@ -208,7 +218,7 @@ def load(
     model: str | Path | None = None,
     device: str = "auto",
     *,
-    explain: Sequence[str | int] = (-1,),
+    explain: Classes = (-1,),
     resize: str | None = None,
     threads: int = 0,
     lanes: int = 1,

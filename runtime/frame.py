@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,15 +30,21 @@ class Frame:
 
 
 class Source(Protocol):
-    """name: the URI. live: frames arrive whether or not they are taken. fps, count: where known, else None."""
+    """name: the URI. live: frames arrive whether or not they are taken. fps, count: where known, else None.
+
+    skipped: what could not be read so far and was left out, a message each.
+    """
 
     name: str
     live: bool
     fps: float | None
     count: int | None
 
+    @property
+    def skipped(self) -> Sequence[str]: ...
+
     def __iter__(self) -> Iterator[Frame]:
-        """Frames in order. Errors: SourceError when reading breaks off."""
+        """Frames in order; of files from the first one on, each time. Errors: SourceError when reading breaks off."""
         ...
 
     def close(self) -> None: ...

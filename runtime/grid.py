@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkcam.errors import InputError, ModelFileError
-from dkcam.runtime.explainer import Explainer, Explains, Prepared, check_frame
+from dkcam.runtime.explainer import Classes, Explainer, Explains, Prepared, check_frame, class_numbers
 from dkcam.runtime.explanation import Explanation
 from dkcam.runtime.geometry import Fit
 from dkcam.spec import STRIDE
@@ -79,13 +79,13 @@ class GridExplainer:
         prepared = tuple(self._explainer.prepared_from(each[None], *size) for each in inputs)
         return Tiles(prepared, places, size, (height, width))
 
-    def infer(self, prepared: Tiles, classes: Sequence[int] | None = None, *, masks: bool = True) -> Explanation:
+    def infer(self, prepared: Tiles, classes: Classes | None = None, *, masks: bool = True) -> Explanation:
         """Explain all windows and put them together."""
         return self.infer_many([prepared], classes, masks=masks)[0]
 
-    def infer_many(self, prepared: Sequence[Tiles], classes: Sequence[int] | None = None, *, masks: bool = True) -> list[Explanation]:
+    def infer_many(self, prepared: Sequence[Tiles], classes: Classes | None = None, *, masks: bool = True) -> list[Explanation]:
         """As ``Explainer.infer_many``, frame by frame."""
-        chosen = [int(k) for k in self._explainer.classes] if classes is None else list(classes)
+        chosen = [int(k) for k in self._explainer.classes] if classes is None else class_numbers(self.spec, classes)
         return [self._explained(each, chosen, masks) for each in prepared]
 
     def warm_up(self) -> float:

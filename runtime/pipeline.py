@@ -24,6 +24,7 @@ from dkcam.runtime.result import Result
 from dkcam.runtime.sinks import Sink
 
 DEPTH = 4  # frames between two stages
+CATCH_UP_S = 0.2  # of a paced source: lateness that is made up for; more of it, as after a pause, is not
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ class _Ready:
 class Pipeline:
     """Runs one source through an explainer into sinks.
 
-    controls: what may change on the way. watch: judges every explanation; its alarms go into results and pictures.
-    stop: set it (from a signal handler, another thread) to end after the frames in flight. on_result: called for every
-    result.
+    pace: frames a second at most, for someone who watches; None for as fast as it goes. controls: what may change on the
+    way. watch: judges every explanation; its alarms go into results and pictures. stop: set it (from a signal handler,
+    another thread) to end after the frames in flight. on_result: called for every result.
     """
 
     def __init__(
@@ -65,12 +66,15 @@ class Pipeline:
         controls: Controls | None = None,
         watch: Watch | None = None,
         max_frames: int | None = None,
+        pace: float | None = None,
         on_result: Callable[[Result], None] = lambda result: None,
     ) -> None:
         self._source, self._explainer, self._sinks = source, explainer, sinks
         self._controls = controls or Controls()
         self._max_frames, self._on_result, self._watch = max_frames, on_result, watch
+        self._period = 1 / pace if pace else 0.0
         self.stop = threading.Event()
+        self.ended_by_sink = False  # a closed window
         self._ready: queue.Queue[_Ready | None] = queue.Queue(DEPTH)
         self._done: queue.Queue[tuple[_Ready, Future[tuple[Explanation, float]]] | None] = queue.Queue(DEPTH)
         self._failures: list[BaseException] = []
@@ -99,6 +103,11 @@ class Pipeline:
                 thread.join()
         if self._failures:
             raise self._failures[0]
+        return self.summary
+
+    @property
+    def summary(self) -> Summary:
+        """Of the frames that reached the sinks so far, also where the source broke off."""
         return Summary(self._written, self._last - self._first)
 
     def _guard(self, work: Callable[[], None]) -> None:
@@ -109,12 +118,16 @@ class Pipeline:
 
     def _read(self) -> None:
         try:
-            started = time.perf_counter()
+            started = due = time.perf_counter()
             for count, frame in enumerate(self._source, 1):
+                read_ms = (time.perf_counter() - started) * 1e3
+                if self._period and self.stop.wait(due - time.perf_counter()):
+                    break
                 arrived = time.perf_counter()
+                due = max(due + self._period, arrived - CATCH_UP_S)
                 prepared = self._explainer.prepare(frame.image)
                 done = time.perf_counter()
-                ready = _Ready(frame, prepared, (arrived - started) * 1e3, (done - arrived) * 1e3, arrived)
+                ready = _Ready(frame, prepared, read_ms, (done - arrived) * 1e3, arrived)
                 if not self._hand_over(ready) or count == self._max_frames:
                     break
                 started = time.perf_counter()
@@ -176,6 +189,7 @@ class Pipeline:
             result = result_of(done, style=style, watch=self._watch, picture=wanted, fps=speed.tick(), dropped=0)
             for sink in self._sinks:
                 if not sink.write(result):
+                    self.ended_by_sink = True
                     self.stop.set()
             self._written += 1
             self._last = time.perf_counter()

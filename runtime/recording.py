@@ -1,8 +1,8 @@
 """Files that grow with a run: H.264 video and JSON lines.
 
-Of files, the output takes its name when the run ends. A camera's recording cannot be made again, so it has its name from
-the start and is whole at every moment: MP4 fragments of a second, lines written one by one. An older recording of that
-name is kept as NAME.1.EXT, NAME.2.EXT, …
+Of files, the output takes its name when the run ends and everything is in it; else it is called NAME.partial.EXT. A
+camera's recording cannot be made again, so it has its name from the start and is whole at every moment: MP4 fragments of a
+second, lines written one by one. An older recording of that name is kept as NAME.1.EXT, NAME.2.EXT, …
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkcam.errors import SinkError
-from dkcam.files import Replacement, check_target, exists
+from dkcam.files import Claim, Replacement, check_target, exists
 from dkcam.runtime.result import Result
 
 FRAGMENT_S = 1.0
@@ -148,7 +148,12 @@ class JsonLines:
 
     def __init__(self, path: Path, *, live: bool = False, rotation: Rotation | None = None) -> None:
         self.name, self._path, self._live, self._rotation = str(path), path, live, rotation
-        self._open()
+        self._claim = Claim(path, SinkError)
+        try:
+            self._open()
+        except SinkError:
+            self._claim.release()
+            raise
 
     def _open(self) -> None:
         self._place = Place(self._path, live=self._live, rotation=self._rotation)
@@ -157,7 +162,7 @@ class JsonLines:
 
     def write(self, result: Result) -> bool:
         if self._rotation and self._file.size and self._rotation.due(self._place.path, self._began):
-            self.close()
+            self._finish(True)
             self._open()
         try:
             self._file.write((result.to_json() + "\n").encode())
@@ -166,6 +171,12 @@ class JsonLines:
         return True
 
     def close(self, complete: bool = True) -> Path | None:
+        try:
+            return self._finish(complete)
+        finally:
+            self._claim.release()
+
+    def _finish(self, complete: bool) -> Path | None:
         try:
             self._file.close()
         except OSError as error:
@@ -211,7 +222,12 @@ class Video:
     def __init__(self, path: Path, fps: float, *, live: bool = False, rotation: Rotation | None = None) -> None:
         self.name, self._path, self._live, self._rotation = str(path), path, live, rotation
         self._rate = Fraction(fps).limit_denominator(1001)
-        self._begin()
+        self._claim = Claim(path, SinkError)
+        try:
+            self._begin()
+        except SinkError:
+            self._claim.release()
+            raise
 
     def _begin(self) -> None:
         self._place = Place(self._path, live=self._live, rotation=self._rotation, suffix=".mp4")
@@ -230,7 +246,7 @@ class Video:
         now = time.monotonic()
         try:
             if self._started and self._rotation and now - self._key_at >= FRAGMENT_S and self._rotation.due(self._place.path, self._began):
-                self.close()
+                self._finish(True)
                 self._begin()
             if self._container is None:
                 self._open(picture.shape[0], picture.shape[1])
@@ -276,6 +292,12 @@ class Video:
         self._stream = stream
 
     def close(self, complete: bool = True) -> Path | None:
+        try:
+            return self._finish(complete)
+        finally:
+            self._claim.release()
+
+    def _finish(self, complete: bool) -> Path | None:
         import av
 
         if not self._started:  # nothing was encoded: an earlier file stays

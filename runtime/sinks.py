@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dkcam.errors import SinkError
-from dkcam.files import Replacement, exists, write_file
+from dkcam.files import Claim, Replacement, exists, write_file
 from dkcam.runtime.recording import JsonLines, Rotation, Video
 from dkcam.runtime.result import Result
 
@@ -23,7 +23,8 @@ class Sink(Protocol):
     the camera is silent. per_camera: of several cameras, each picture for itself; else all of them as one mosaic.
 
     write: one result, False asks the run to stop. close: finish the output and return where it is, None where there is
-    none. A run that broke off (complete False) replaces no older file: what it has goes to NAME.partial.EXT beside it.
+    none. What is not whole (complete False: the run broke off, or frames are missing) takes no final name and replaces no
+    older file: it goes to NAME.partial.EXT.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Folder:
             Replacement(path / "probe", SinkError).discard()
         except OSError as error:
             raise SinkError(f"{path} cannot be made a folder: {error.strerror}; choose another place") from error
+        self._claim = Claim(path, SinkError, lock=path / ".dkcam.lock")
 
     def write(self, result: Result) -> bool:
         import cv2
@@ -108,6 +110,7 @@ class Folder:
 
     def close(self, complete: bool = True) -> Path | None:
         """Every picture is finished already."""
+        self._claim.release()
         return self._path if self._written else None
 
 

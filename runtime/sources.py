@@ -10,10 +10,11 @@ rtsp://… and http://… are network cameras: ``dkcam.runtime.live.stream``.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -22,12 +23,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkcam.errors import SourceError
-from dkcam.files import exists
+from dkcam.files import exists, kind_of
 from dkcam.rendered import Drive
 from dkcam.runtime.frame import Frame, Source
 from dkcam.runtime.process import quiet_opencv
 
+log = logging.getLogger("dkcam")
+
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+# FFmpeg's demuxers of videos and single pictures. Not among them: text and subtitles, which it draws as videos, and playlists, which
+# make it open other files and addresses (hls, dash, concat, sdp, image2's patterns).
+VIDEOS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,h264,hevc,vvc,av1,obu,ivf,m4v,h263,mjpeg,mpjpeg,flv,asf,ogg,mxf,gxf,"
+    "nut,rm,dv,wtv,vc1,dhav,yuv4mpegpipe,gif,apng,jpeg_pipe,png_pipe,bmp_pipe,tiff_pipe,ppm_pipe,pgm_pipe,pam_pipe,j2k_pipe"
+)
+NAMED = 10  # damaged pictures that are named one by one; further ones are counted
+AT_ONCE = 16  # frames of an animation decoded at a time
 NETWORK = ("rtsp://", "rtsps://", "http://", "https://")
 
 
@@ -69,8 +80,31 @@ def open_source(uri: str) -> Source:
     if not path.stat().st_size:
         raise SourceError(f"{uri} is empty; expected a video or a picture")
     if path.suffix.lower() in PICTURES:
+        if animation(path) == "PNG":
+            return Capture(uri, str(path.absolute()), live=False, backend="FFMPEG")
+        if animation(path) == "WebP" and Animation.can_be_read():
+            return Animation(uri, path)
         return Pictures(uri, [path])
-    return Capture(uri, str(path), live=False, backend="FFMPEG")
+    _refuse_other_formats(uri, path)
+    return Capture(uri, str(path.absolute()), live=False, backend="FFMPEG")
+
+
+def _refuse_other_formats(uri: str, path: Path) -> None:
+    """Errors: SourceError for what is no video, before anything in it is followed."""
+    import av
+
+    try:
+        with av.open(str(path.absolute()), options={"format_whitelist": VIDEOS, "protocol_whitelist": "file"}) as container:
+            if not container.streams.video:
+                raise SourceError(f"{uri} cannot be opened: it holds sound or data and no picture; expected a video")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        with path.open("rb") as file:
+            kind = kind_of(file.read(4096))
+        whole = "not a whole video that FFmpeg can read; copy it again, or check its format"
+        raise SourceError(
+            f"{uri} cannot be opened: it is {kind}, "
+            + (whole if "video" in kind else "expected a video, a picture or a folder of pictures")
+        ) from error
 
 
 def _cameras() -> str:
@@ -98,12 +132,15 @@ def _gstreamer(uri: str, pipeline: str) -> Capture:
 class Capture:
     """Whatever OpenCV's VideoCapture reads: cameras of this machine, GStreamer pipelines, videos."""
 
+    skipped: Sequence[str] = ()
+
     def __init__(self, uri: str, target: str | int, *, live: bool, backend: str) -> None:
         quiet_opencv()
         import cv2
 
         self.name, self.live = uri, live
-        self._capture = cv2.VideoCapture(target, getattr(cv2, f"CAP_{backend}"))
+        self._target, self._backend, self._begun = target, getattr(cv2, f"CAP_{backend}"), False
+        self._capture = cv2.VideoCapture(target, self._backend)
         if not self._capture.isOpened():
             what = "nothing that sends frames" if live else "not a whole video that FFmpeg can read; copy it again, or check its format"
             raise SourceError(f"{uri} cannot be opened: {what}")
@@ -116,6 +153,9 @@ class Capture:
 
     def __iter__(self) -> Iterator[Frame]:
         start, index = time.perf_counter(), 0
+        if self._begun and not self.live:
+            self._capture.open(self._target, self._backend)
+        self._begun = True
         while True:
             more, image = self._capture.read()
             if not more:
@@ -127,9 +167,7 @@ class Capture:
             raise SourceError(f"{self.name} stopped after {index} frames; check the camera and its cable")
         # containers round their frame counts: a few missing at the end are no fault
         if self.count and index < self.count - max(2, self.count // 50):
-            raise SourceError(
-                f"{self.name} ended after {index} of {self.count} frames: the file is truncated or damaged; results so far are kept"
-            )
+            raise SourceError(f"{self.name} ended after {index} of {self.count} frames: the file is truncated or damaged")
         if not index:
             raise SourceError(f"{self.name} holds no frame that can be decoded")
 
@@ -138,6 +176,8 @@ class Capture:
 
 
 def _colour(image: Any) -> NDArray[np.uint8]:
+    if image.ndim == 3 and image.shape[2] == 4:
+        image = np.ascontiguousarray(image[:, :, :3])
     if image.ndim == 2 or image.shape[2] == 1:
         import cv2
 
@@ -146,7 +186,9 @@ def _colour(image: Any) -> NDArray[np.uint8]:
 
 
 class Pictures:
-    """Picture files in name order; grey, transparent and 16-bit ones become 8-bit BGR, EXIF rotation is applied."""
+    """Picture files in name order; grey, transparent and 16-bit ones become 8-bit BGR, EXIF rotation is applied. What cannot be read is
+    left out and stands in ``skipped``.
+    """
 
     live = False
     fps: float | None = None
@@ -156,13 +198,86 @@ class Pictures:
             raise SourceError(f"{uri} holds no picture; expected {', '.join(sorted(PICTURES))}")
         self.name, self._files = uri, files
         self.count: int | None = len(files)
+        self._skipped: dict[Path, str] = {}  # a picture that is read again is no second one
+
+    @property
+    def skipped(self) -> Sequence[str]:
+        return list(self._skipped.values())
 
     def __iter__(self) -> Iterator[Frame]:
+        told = read = 0
         for index, path in enumerate(self._files):
-            yield Frame(read_picture(path), index, self.name if self.count == 1 else str(path), float(index), name=path.stem)
+            try:
+                image = read_picture(path)
+            except SourceError as error:
+                if self.count == 1:
+                    raise
+                if path not in self._skipped and len(self._skipped) < NAMED:
+                    log.warning("skipped: %s", error)
+                self._skipped[path] = str(error)
+                continue
+            if not told and (kind := animation(path)):
+                told += 1
+                log.warning("%s is an animated %s: only the first of its pictures is read, here and in others like it", path, kind)
+            read += 1
+            yield Frame(image, index, self.name if self.count == 1 else str(path), float(index), name=path.stem)
+        if not read:
+            raise SourceError(f"none of the {self.count} pictures in {self.name} can be read; the first: {self.skipped[0]}")
 
     def close(self) -> None:
         """Nothing stays open."""
+
+
+class Animation:
+    """An animated WebP, at the pace it was made with."""
+
+    live = False
+    skipped: Sequence[str] = ()
+
+    def __init__(self, uri: str, path: Path) -> None:
+        import cv2
+
+        self.name, self._path = uri, path
+        done, first = cv2.imreadanimation(str(path), start=0, count=AT_ONCE)
+        count = cv2.imcount(str(path)) if done else 0
+        if not count:
+            raise SourceError(f"{uri} cannot be read as a picture: a damaged animation")
+        self.count: int | None = count
+        self.fps: float | None = min(1000.0, 1000 / max(1.0, float(np.mean(first.durations))))
+
+    @staticmethod
+    def can_be_read() -> bool:
+        """OpenCV does from 4.11 on."""
+        import cv2
+
+        return hasattr(cv2, "imreadanimation")
+
+    def __iter__(self) -> Iterator[Frame]:
+        import cv2
+
+        assert self.count is not None and self.fps is not None
+        for start in range(0, self.count, AT_ONCE):
+            done, part = cv2.imreadanimation(str(self._path), start=start, count=AT_ONCE)
+            if not done:
+                raise SourceError(f"{self.name} ended after {start} of {self.count} frames: the animation is damaged")
+            for index, image in enumerate(part.frames, start):
+                yield Frame(_colour(image), index, self.name, index / self.fps)
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+def animation(path: Path) -> str:
+    """ "WebP" or "PNG" where a file holds several pictures in a row, else ""."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(1 << 16)
+    except OSError:
+        return ""
+    if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and head[20:21] and head[20] & 2:
+        return "WebP"
+    before, found, _ = head.partition(b"IDAT")
+    return "PNG" if head[:4] == b"\x89PNG" and found and b"acTL" in before else ""
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
@@ -199,6 +314,7 @@ class DemoSource:
     """``demo:`` or ``demo:frames=100&seed=2``: the rendered drive, 720p at 25 frames a second."""
 
     live = False
+    skipped: Sequence[str] = ()
 
     def __init__(self, uri: str) -> None:
         words = uri[len("demo:") :].lstrip("?/")

@@ -77,6 +77,23 @@ def test_the_asyncio_service(model_file: Path) -> None:
         service.wait()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["opencv_loop.py"], "usage: python opencv_loop.py VIDEO OUT.mp4 [MODEL]"),
+        (["opencv_loop.py", "none.mp4", "o.mp4"], "error: none.mp4 cannot be opened; expected a video"),
+        (["opencv_loop.py", "none.mp4", "o.mp4", "none.onnx"], "error: none.onnx does not exist"),
+        (["asyncio_service.py", "here"], "usage: python asyncio_service.py [PORT] [MODEL]"),
+        (["asyncio_service.py", "0", "none.onnx"], "error: none.onnx does not exist"),
+        (["gstreamer_appsink.py", "videotestsrc", "none.onnx"], "error: "),  # of the model, or of missing bindings
+        (["../shortcut.py"], "usage: shortcut.py"),
+    ],
+)
+def test_examples_say_how_they_are_used(tmp_path: Path, words: list[str], said: str) -> None:
+    done = subprocess.run([sys.executable, EXAMPLES / words[0], *words[1:]], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode in (1, 2) and said in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.mark.skipif(not kernels.is_native(), reason="dkcam was built without a C++ compiler")
 @pytest.mark.skipif(not shutil.which("cmake") or not shutil.which("c++"), reason="needs cmake and a C++ compiler")
 def test_the_cpp_program(tmp_path: Path) -> None:

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
+
+import dkcam
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,3 +36,23 @@ def test_running_needs_no_torch(words: str) -> None:
 def test_help_loads_nothing_heavy(command: str) -> None:
     check = f"import sys\nfrom dkcam.tools.{command} import main\nassert not {{'torch', 'cv2', 'numpy', 'onnxruntime'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def commands() -> dict[str, click.Command]:
+    """Of pyproject.toml's scripts: each module's ``main``."""
+    table = (ROOT / "pyproject.toml").read_text().split("[project.scripts]")[1].split("\n[")[0]
+    return {name: import_module(module).main for name, module in re.findall(r'^(\S+) = "(.+):\w+"$', table, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_every_command_knows_its_version(name: str) -> None:
+    done = CliRunner().invoke(commands()[name], ["--version"], prog_name=name)
+    assert done.exit_code == 0 and done.output == f"{name} of dkcam {dkcam.__version__}\n"
+
+
+def test_nobody_is_sent_to_a_registry_for_dkcam() -> None:
+    """dkcam is published on none: what lies there under its name is somebody else's."""
+    folders = ("export", "engines", "runtime", "tools", "src", "docs", "examples", "cpp_ext")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".md", ".html", ".js", ".h")]
+    advice = re.compile(r"pip install (-\S+ )*['\"]?dkcam\b")
+    assert len(files) > 100 and not [str(path) for path in [*files, ROOT / "README.md"] if advice.search(path.read_text())]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dkcam.tools.cli import SIZE, engine_options, user_errors
+from dkcam.tools.cli import SIZE, engine_options, user_errors, version_option
 
 PEER_PACKAGES = ("grad-cam", "torchcam", "captum", "openvino")
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--rounds", type=click.IntRange(min=3), default=30, show_default=True, help="Paired rounds of every measurement.")
 @click.option("--peers", is_flag=True, help="Also pytorch-grad-cam, torch-cam, captum and OpenVINO, where installed.")
 @click.option("--json", "target", type=click.Path(path_type=Path), help="Write the figures as JSON.")
+@version_option
 @user_errors
 def main(
     model: Path | None,
@@ -80,7 +81,7 @@ def _graphs(
     device: str,
     engine: EngineOptions,
 ) -> Graphs:
-    from dkcam.errors import DataError, ModelFileError
+    from dkcam.errors import DataError, ModelFileError, install
     from dkcam.files import read_file
     from dkcam.runtime.explainer import DEMO_MODEL
     from dkcam.tools.bench.groups import Graphs
@@ -92,7 +93,7 @@ def _graphs(
             raise DataError(f"--size: {model} has its size already; give the checkpoint")
         return Graphs(read_file(model, "an exported model (model.onnx)", ModelFileError), device, engine)
     if not _has_torch():
-        raise DataError("checkpoints need torch and onnx; pip install 'dkcam[export]', or give an .onnx file")
+        raise DataError(f"checkpoints need torch and onnx; {install('cpu,export')}, or give an .onnx file")
     from dkcam.export.checkpoint import Checkpoint, load_checkpoint
     from dkcam.export.exporter import export
     from dkcam.export.model import ModelConfig, ResNet

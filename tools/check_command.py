@@ -6,16 +6,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dkcam.tools.cli import engine_options, grid_options, user_errors
+from dkcam.tools.cli import engine_options, grid_options, user_errors, version_option
 
 if TYPE_CHECKING:
     from dkcam.runtime.explainer import Explains
+    from dkcam.tools.checks.dataset import Dataset
+    from dkcam.tools.checks.samples import Labels
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--max-pictures", type=click.IntRange(min=1), help="Stop after this many pictures.")
 @grid_options
 @engine_options
+@version_option
 @user_errors
 def main(
     dataset: Path,
@@ -49,33 +53,44 @@ def main(
     threads: int,
     provider_options: tuple[tuple[str, str], ...],
 ) -> None:
-    """Judge a model's heatmaps on DATASET: COCO JSON, VOC XML, YOLO or KITTI text, or CSV, with their pictures.
+    """Judge a model's heatmaps on DATASET: COCO JSON, VOC XML, YOLO or KITTI text, or CSV, with their pictures; with
+    --against also plain pictures or a video.
 
-    Exits 3 when a rule of severity fail does not hold.
+    Exits 3 when a rule of severity fail does not hold, or none of them could be judged.
     """
     import json
 
     from dkcam.errors import DataError
     from dkcam.files import check_target, write_file
-    from dkcam.tools.checks.formats import read_dataset
-    from dkcam.tools.checks.judge import failed, judge, summary
+    from dkcam.tools.checks.formats import has_labels, read_dataset
+    from dkcam.tools.checks.judge import failed, judge, nothing_judged, summary
     from dkcam.tools.checks.judge import junit as junit_xml
     from dkcam.tools.checks.measure import measure
-    from dkcam.tools.checks.report import document, page
-    from dkcam.tools.checks.rules import AGAINST, DEFAULT, Rule, read_rules
+    from dkcam.tools.checks.plain import open_plain, plain_samples
+    from dkcam.tools.checks.report import PICTURES, document, keep_images, page
+    from dkcam.tools.checks.rules import AGAINST, DEFAULT, Rule, check_classes, read_rules
     from dkcam.tools.checks.samples import Labels, Windows, by_label, samples
 
     start = time.perf_counter()
     rules = read_rules(rules_file) if rules_file else DEFAULT
+    plain = against is not None and form is None and dataset.exists() and not has_labels(dataset)
+    if plain and windows:
+        raise DataError("--windows are around objects, and these frames have no labels; leave it out")
+    if plain and not rules_file:
+        rules = replace(rules, rules=())
     if against is not None and not any(rule.measure in AGAINST for rule in rules.rules):
         least = (Rule("top class stays", "agreement", 0, least=0.98), Rule("heatmaps stay", "correlation", 0, least=0.97))
-        rules = type(rules)(rules.source, (*rules.rules, *least), rules.labels, rules.background, rules.regions)
+        rules = replace(rules, rules=(*rules.rules, *least))
     if report is not None and report.exists() and not report.is_dir():
         raise DataError(f"--report {report} is a file; expected a folder, which is made where it is missing")
-    inputs = {dataset: "the data set"} | ({rules_file: "the rules"} if rules_file else {})
-    for place in (junit,) if junit else ():
-        check_target(place, inputs, DataError)
-    found = read_dataset(dataset, form)
+    found, source = open_plain(dataset) if plain else (read_dataset(dataset, form), None)
+    if report is not None:  # now, and not after minutes of measuring; --junit may lie in it
+        try:
+            report.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"--report {report} cannot be made ({error.strerror}); choose another folder") from error
+    if junit is not None:
+        check_target(junit, {dataset: "the data set"} | ({rules_file: "the rules"} if rules_file else {}), DataError)
     del found.pictures[max_pictures or len(found.pictures) :]
     if windows and grid:
         raise DataError("--windows and --grid contradict each other: windows show one object each, a grid the whole picture")
@@ -84,17 +99,20 @@ def main(
         spec = explainer.spec
         if second is not None and second.spec.labels != spec.labels:
             raise DataError(f"{against} has other classes than {model or 'the model'}; compare models of the same classes")
+        check_classes(rules, spec.labels)
         labels = Labels(rules, spec.labels, found)
         size = Windows(spec.height, spec.width) if windows else None
-        with _progress(found, labels) as advance:
-            records = list(measure(explainer, samples(found, labels, size), rules, against=second, advance=advance))
+        shown = plain_samples(found, source, max_pictures) if source else samples(found, labels, size)
+        with _progress(source.count if source else _boxes(found, labels)) as advance:
+            measured = measure(explainer, shown, rules, against=second, advance=advance)
+            records = list(keep_images(measured, PICTURES if report else 0))
         used = explainer.device
     if not records:
         raise DataError(
             f"no picture of {dataset} can be judged: its classes ({by_label(labels.unmatched) or 'none'}) are not the model's "
             f"({', '.join(spec.labels[:8])}, …); give --rules with a map:"
         )
-    verdicts = judge(records, rules, spec.labels, sequence=sequence)
+    verdicts = judge(records, rules, spec.labels, sequence=sequence or (source is not None and source.fps is not None))
     about = {
         "passed": not failed(verdicts),
         "dataset": str(dataset),
@@ -105,7 +123,7 @@ def main(
         "rules_file": rules.source,
         "device": used,
         "windows": windows,
-        "pictures": len(found.pictures),
+        "pictures": len(records) if source else len(found.pictures),
         "samples": len(records),
         "unmatched": by_label(labels.unmatched),
         "problem_counts": found.counts(),
@@ -113,16 +131,14 @@ def main(
     results = document(records, verdicts, summary(records), about, found.problems)
     _print(results, verdicts)
     if report is not None:
-        try:
-            report.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"--report {report} cannot be made ({error.strerror}); choose another folder") from error
         write_file(report / "results.json", (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode(), DataError)
         write_file(report / "report.html", page(records, results), DataError)
         click.echo(f"wrote {report / 'report.html'}")
     if junit is not None:
         write_file(junit, junit_xml(verdicts, found.counts(), time.perf_counter() - start), DataError)
         click.echo(f"wrote {junit}")
+    if nothing_judged(verdicts):
+        click.echo("nothing was checked: no rule of severity fail could be judged", err=True)
     if failed(verdicts):
         sys.exit(3)
 
@@ -153,8 +169,12 @@ def _opened(
         engine.close()
 
 
+def _boxes(dataset: Dataset, labels: Labels) -> int:
+    return sum(max(1, sum(labels.of(box.label) is not None for box in picture.boxes)) for picture in dataset.pictures)
+
+
 @contextmanager
-def _progress(dataset: Any, labels: Any) -> Iterator[Callable[[], None]]:
+def _progress(total: int | None) -> Iterator[Callable[[], None]]:
     """A progress bar on a terminal; nothing otherwise."""
     if not sys.stderr.isatty():
         yield lambda: None
@@ -162,7 +182,6 @@ def _progress(dataset: Any, labels: Any) -> Iterator[Callable[[], None]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    total = sum(max(1, sum(labels.of(box.label) is not None for box in picture.boxes)) for picture in dataset.pictures)
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("checking", total=total)
         yield lambda: bar.advance(task)

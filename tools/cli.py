@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
@@ -190,6 +191,13 @@ class SecondsType(click.FloatRange):
 SIZE, GRID, LIST, RANGE, PAIR, ROTATION = SizeType(), GridType(), ListType(), RangeType(), PairType(), RotationType()
 
 
+def version_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--version."""
+    import dkcam
+
+    return click.version_option(dkcam.__version__, message="%(prog)s of dkcam %(version)s")(function)
+
+
 def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """--device, --threads and --provider-option, for the commands that run a model."""
     options = (
@@ -223,13 +231,61 @@ def grid_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def progress_line() -> Iterator[Callable[[str, int, int], None]]:
-    """What is being done, as (what, step, steps), on a terminal; nothing otherwise."""
-    from dkcam.engines.progress import silent
+    """What is being done, as (what, step, steps); steps is 0 where unknown. All on stderr.
 
+    On a terminal a line that moves: the step, the time so far, and an estimate where steps are known. Elsewhere a plain line
+    for each stage when it begins, with the time so far, and one every half minute of a stage that has steps.
+    """
     if not sys.stderr.isatty():
-        yield silent
+        yield PlainProgress()
         return
     from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    with Console(stderr=True).status("") as status:
-        yield lambda what, done, total: status.update(f"{what} {f'{done + 1}/{total}' if total else ''}…")
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TextColumn("{task.fields[left]}")
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task, pace = bar.add_task("", total=None, left="", visible=False), Pace()
+
+        def report(what: str, step: int, steps: int) -> None:
+            bar.update(task, description=told(what, step, steps), left=pace.left(what, step, steps), visible=True)
+
+        yield report
+
+
+def told(what: str, step: int, steps: int) -> str:
+    return f"{what} {step + 1}/{steps}" if steps else what
+
+
+class Pace:
+    """How long a stage will still take, from its own steps so far."""
+
+    def __init__(self) -> None:
+        self._what, self._began, self._first = "", 0.0, 0
+
+    def left(self, what: str, step: int, steps: int) -> str:
+        """ "about 2 min left", or "" before there is anything to go by."""
+        now = time.monotonic()
+        if what != self._what or step < self._first:
+            self._what, self._began, self._first = what, now, step
+        done = step - self._first
+        if not steps or not done:
+            return ""
+        seconds = (now - self._began) / done * (steps - step)
+        return f"about {seconds:.0f} s left" if seconds < 90 else f"about {seconds / 60:.0f} min left"
+
+
+class PlainProgress:
+    """For logs: a line a stage, and now and then one of its steps. Stages that alternate are told once."""
+
+    def __init__(self, every_s: float = 30.0) -> None:
+        self._every_s, self._began, self._last = every_s, time.monotonic(), -math.inf
+        self._known: set[str] = set()
+        self._pace = Pace()
+
+    def __call__(self, what: str, step: int, steps: int) -> None:
+        now, left = time.monotonic(), self._pace.left(what, step, steps)
+        if what in self._known and not (steps and now - self._last >= self._every_s):
+            return
+        self._known.add(what)
+        self._last = now
+        say("info", f"{now - self._began:6.1f} s  {told(what, step, steps)}" + (f", {left}" if left else ""))

@@ -47,7 +47,8 @@ def read_config(ctx: click.Context, path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path} is not TOML: {error}") from error
     flags = {name[2:]: each for each in ctx.command.params for name in each.opts if name.startswith("--") and each.name}
-    flags.pop("config", None)
+    for name in ("config", "version"):
+        flags.pop(name, None)
     values: dict[str, Any] = {}
     for key, value in found.items():
         flag = flags.get(key)

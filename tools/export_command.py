@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from dkcam.errors import ExportError
-from dkcam.tools.cli import GRID, LIST, RANGE, SIZE, progress_line, user_errors
+from dkcam.errors import ExportError, install
+from dkcam.tools.cli import GRID, LIST, RANGE, SIZE, progress_line, user_errors, version_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
 @click.option("--dla", type=click.IntRange(0, 7), help="With --engine on a Jetson: the DLA core for the layers it can run.")
 @click.option("--no-verify", is_flag=True, help="Leave the comparisons with the torch model out; the file says so.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write the parity figures as JSON.")
+@version_option
 @user_errors
 def main(
     model: Path,
@@ -139,7 +140,7 @@ def main(
     try:
         import torch  # noqa: F401
     except ImportError as error:
-        raise ExportError("dk-export needs torch and onnx; pip install 'dkcam[export]'") from error
+        raise ExportError(f"dk-export needs torch and onnx; {install('cpu,export')}") from error
     from dkcam.export.checkpoint import load_checkpoint
     from dkcam.export.exporter import export, make_spec
     from dkcam.tools.calibration import read_calibration

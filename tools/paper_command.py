@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from dkcam.tools.cli import progress_line, user_errors
+from dkcam.tools.cli import progress_line, user_errors, version_option
 
 QUICK_NOTE = (
     "This is the quick run: few pictures, wide intervals, and too little training for plain and dropout to adapt to those weights; "
@@ -27,10 +27,11 @@ QUICK_NOTE = (
 @click.option("--seeds", type=click.IntRange(1, 20), help="Models of each variant.  [default: 3, quick 1]")
 @click.option("--report-only", is_flag=True, help="Write the report again from OUTPUT/results.json, measuring nothing.")
 @click.option("--threads", type=click.IntRange(0, 512), default=0, help="CPU threads for inference.  [default: one per core]")
+@version_option
 @user_errors
 def main(output: Path, quick: bool, data: str, models: Path | None, seeds: int | None, report_only: bool, threads: int) -> None:
     """Train or load plain, dropout and dropkey models and repeat the experiments of Sensors 2023, 23, 8351."""
-    from dkcam.errors import DataError
+    from dkcam.errors import DataError, install
     from dkcam.files import write_file
 
     if output.exists() and not output.is_dir():
@@ -42,7 +43,7 @@ def main(output: Path, quick: bool, data: str, models: Path | None, seeds: int |
         import matplotlib  # noqa: F401
         import torch  # noqa: F401
     except ImportError as error:
-        raise DataError(f"dk-paper needs {error.name}; pip install 'dkcam[cpu,export,paper]'") from error
+        raise DataError(f"dk-paper needs {error.name}; {install('cpu,export,paper')}") from error
     from dkcam.tools.paper.experiments import FULL, QUICK, Setup, run_all
     from dkcam.tools.paper.models import Training, open_models, random_models, train_models
     from dkcam.tools.paper.pictures import draw

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from dkcam.tools import logs
-from dkcam.tools.cli import LIST, ROTATION, SecondsType, engine_options, grid_options, run_and_leave, user_errors
+from dkcam.tools.cli import LIST, ROTATION, SecondsType, engine_options, grid_options, run_and_leave, user_errors, version_option
 from dkcam.tools.config_file import config_option
 
 
@@ -35,6 +35,7 @@ from dkcam.tools.config_file import config_option
 )
 @click.option("--headless", is_flag=True, help="No window; without --sink only a summary is printed.")
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after this many frames of each source.")
+@click.option("--loop", is_flag=True, help="Files: from the beginning again and again, until Ctrl-C; for the page and the window.")
 @click.option("--alpha", type=float, default=0.6, show_default=True, help="Opacity of the hottest place, 0 to 1.")
 @click.option("--colormap", default="turbo", show_default=True, help="turbo, jet, inferno, magma, plasma, viridis or hot.")
 @click.option("--rules", "rules_file", type=click.Path(path_type=Path), help="Judge every frame by these rules (YAML); see dk-check.")
@@ -75,6 +76,7 @@ from dkcam.tools.config_file import config_option
 @config_option
 @grid_options
 @engine_options
+@version_option
 @user_errors
 def main(
     model: Path | None,
@@ -100,7 +102,7 @@ def main(
     from dkcam.runtime.overlay import check_style
     from dkcam.runtime.recording import Rotation
     from dkcam.runtime.sources import is_live
-    from dkcam.tools.run.shared import RunOptions, check_places
+    from dkcam.tools.run.shared import RunOptions, check_places, is_page
 
     check_style(given["alpha"], given["colormap"], given["layout"])
     uris = [*(str(number) for number in cameras), *sources] or ([] if replay else ["0"])
@@ -129,12 +131,16 @@ def main(
     inputs = {options.model: "the model"} | {Path(uri): "the source" for uri in uris} | ({replay: "the dump"} if replay else {})
     check_places(inputs, wanted, len(uris))
     if dump is not None:
+        if options.loop:
+            raise SourceError("--loop is for files; a --replay compares once")
         from dkcam.tools.run.replay import run_replay
 
         held = run_replay(options, dump)
     elif live:
         from dkcam.tools.run.live import run_live
 
+        if options.loop:
+            raise SourceError(f"--loop is for files, and {uris[0]} is a camera, which never ends")
         held = run_live(options)
     else:
         from dkcam.tools.run.files import run_files
@@ -144,6 +150,9 @@ def main(
         for flag, asked in cameras_only.items():
             if asked:
                 raise SourceError(f"{flag} is for cameras, and {uris[0]} is a file")
+        growing = [uri for uri in wanted if options.loop and uri not in ("window:", "null:") and not is_page(uri)]
+        if growing:
+            raise SinkError(f"--loop goes on without end, and {growing[0]} would grow with it; leave one of them out")
         held = run_files(options)
     if not held:
         sys.exit(3)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dkcam.errors import DataError
-from dkcam.tools.cli import SIZE, user_errors
+from dkcam.errors import DataError, install
+from dkcam.tools.cli import SIZE, user_errors, version_option
 
 if TYPE_CHECKING:
     from dkcam.tools.train.loop import Progress
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--resume", is_flag=True, help="Go on from OUTPUT.state, which every epoch leaves until the run is done.")
+@version_option
 @user_errors
 def main(
     data: str,
@@ -70,7 +71,7 @@ def main(
     try:
         import torch
     except ImportError as error:
-        raise DataError("dk-train needs torch; pip install 'dkcam[export]'") from error
+        raise DataError(f"dk-train needs torch; {install('cpu,export')}") from error
     from dkcam.tools.scenes import open_examples
     from dkcam.tools.train.evaluate import evaluate
     from dkcam.tools.train.loop import TrainingOptions, train

@@ -54,4 +54,11 @@ async def main(port: str = "8765", model: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    if len(sys.argv) > 3 or not all(port.isdigit() and int(port) < 65536 for port in sys.argv[1:2]):
+        sys.exit("usage: python asyncio_service.py [PORT] [MODEL]")
+    try:
+        asyncio.run(main(*sys.argv[1:]))
+    except (dkcam.DkcamError, OSError) as error:  # no such model, or the port is taken
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        pass

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import sys
 
-import gi
 import numpy as np
 
 import dkcam
 
-gi.require_version("Gst", "1.0")
-gi.require_version("GstApp", "1.0")
-from gi.repository import Gst, GstApp  # noqa: E402, F401
+try:
+    import gi
+
+    gi.require_version("Gst", "1.0")
+    gi.require_version("GstApp", "1.0")
+    from gi.repository import GLib, Gst, GstApp  # noqa: F401
+except (ImportError, ValueError) as error:
+    sys.exit(f"error: {error}; install GStreamer's Python bindings (Debian: python3-gst-1.0)")
 
 TEST = "videotestsrc num-buffers=30 ! video/x-raw,width=639,height=360"
 # the newest frame only: what the explainer is too slow for is dropped here, not queued
@@ -47,4 +51,9 @@ def main(pipeline: str = TEST, model: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if len(sys.argv) > 3:
+        sys.exit("usage: python gstreamer_appsink.py [PIPELINE] [MODEL]")
+    try:
+        main(*sys.argv[1:])
+    except (dkcam.DkcamError, GLib.Error) as error:  # no such model, or no such element
+        sys.exit(f"error: {error}")

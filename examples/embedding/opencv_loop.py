@@ -12,6 +12,8 @@ import dkcam
 def main(video: str, out: str, model: str | None = None) -> None:
     explainer = dkcam.load(model)
     capture = cv2.VideoCapture(video)
+    if not capture.isOpened():
+        sys.exit(f"error: {video} cannot be opened; expected a video")
     rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
     writer: cv2.VideoWriter | None = None
     before = ""
@@ -34,4 +36,9 @@ def main(video: str, out: str, model: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if len(sys.argv) not in (3, 4):
+        sys.exit("usage: python opencv_loop.py VIDEO OUT.mp4 [MODEL]")
+    try:
+        main(*sys.argv[1:])
+    except dkcam.DkcamError as error:
+        sys.exit(f"error: {error}")

@@ -17,6 +17,11 @@ Every message says what came, what was expected and what to do. Anything else th
 from __future__ import annotations
 
 
+def install(extras: str) -> str:
+    """What to type for optional parts ("page", "cpu,export"). dkcam is on no registry: it is installed from its folder."""
+    return f"pip install '.[{extras}]' in the folder of dkcam"
+
+
 class DkcamError(Exception):
     """Base of all errors that a user's input or machine causes."""
 

@@ -6,8 +6,22 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from dkcam.errors import DkcamError
+
+KINDS = {
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x89PNG": "a PNG picture",
+    b"GIF8": "a GIF picture",
+    b"RIFF": "an AVI, WAV or WebP file",
+    b"PK\x03\x04": "a zip archive",
+    b"\x1f\x8b": "a gzip archive",
+    b"%PDF": "a PDF file",
+    b"\x89HDF": "an HDF5 file",
+    b"\x1aE\xdf\xa3": "a Matroska video",
+    b"\x7fELF": "a program",
+}
 
 
 def exists(path: Path) -> bool:
@@ -16,6 +30,22 @@ def exists(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):
         return False
+
+
+def kind_of(data: bytes) -> str:
+    """What a file's first bytes say it is, for messages: "a text file", "a JPEG picture", …"""
+    for start, kind in KINDS.items():
+        if data.startswith(start):
+            return kind
+    if data[4:8] == b"ftyp":
+        return "an MP4 video"
+    head = data[:4096]
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3:  # else a character that is cut off
+            return "a file of an unknown kind"
+    return "a file of an unknown kind" if b"\0" in head else "a text file"
 
 
 def read_file(path: Path, expected: str, error: type[DkcamError]) -> bytes:
@@ -51,8 +81,8 @@ def check_target(path: Path, inputs: Mapping[Path, str], error: type[DkcamError]
 class Replacement:
     """A file in the making; ``temporary`` is where to write it.
 
-    keep: move it to its place. set_aside: where an older file must stay, give it a name of its own. discard: remove
-    it. Raises ``error`` when the place is not writable.
+    keep: move it to its place. set_aside: it is not whole, and gets a name of its own. discard: remove it. Raises ``error``
+    when the place is not writable.
     """
 
     def __init__(self, path: Path, error: type[DkcamError], *, suffix: str = "") -> None:
@@ -71,9 +101,7 @@ class Replacement:
         return self._move(self.path)
 
     def set_aside(self) -> Path:
-        """Under its own name if that is free, else as NAME.partial.EXT. Returns the name."""
-        if not exists(self.path):
-            return self.keep()
+        """As NAME.partial.EXT: what has its own name is whole. Returns the name."""
         return self._move(self.path.with_name(f"{self.path.stem}.partial{self.path.suffix}"))
 
     def _move(self, path: Path) -> Path:
@@ -86,6 +114,46 @@ class Replacement:
     def discard(self) -> None:
         with suppress(OSError):  # nothing more can be done about a place that fails
             self.temporary.unlink(missing_ok=True)
+
+
+class Claim:
+    """That this process writes a place, until release: a second one is refused, where one of the two results would be lost.
+
+    A lock on a hidden file (.NAME.lock beside it, or ``lock``), which the system lets go of with the process, however that
+    ends. Raises ``error`` where another holds it. Where there are no locks (Windows, some network folders) nothing is claimed.
+    """
+
+    def __init__(self, path: Path, error: type[DkcamError], *, lock: Path | None = None) -> None:
+        self._lock = lock or path.with_name(f".{path.name}.lock")
+        self._file: BinaryIO | None = None
+        try:
+            import fcntl
+        except ImportError:
+            return
+        while self._file is None:
+            try:
+                file = self._lock.open("ab")
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._is(file):
+                    self._file = file
+            except BlockingIOError as reason:
+                raise error(f"{path} is being written by another run; wait for it, or choose another place") from reason
+            except OSError:  # what cannot be written says so itself
+                return
+
+    def _is(self, file: BinaryIO) -> bool:
+        """Whether it is still the file of that name: the one who held it may have removed it meanwhile."""
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), self._lock.stat())
+        except OSError:
+            return False
+
+    def release(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                self._lock.unlink()
+            self._file.close()
+            self._file = None
 
 
 @contextmanager

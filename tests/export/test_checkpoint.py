@@ -80,7 +80,7 @@ def test_wrong_shapes_name_the_key_and_both_shapes(tmp_path: Path) -> None:
     [
         ("m.pt", None, "does not exist"),
         ("m.pt", b"", "is empty"),
-        ("m.pt", b"hello, this is text", "not a torch checkpoint"),
+        ("m.pt", b"hello, this is text", "is a text file, expected a checkpoint"),
         ("m.safetensors", b"\x40\0\0\0\0\0\0\0{", "not a whole safetensors file"),
     ],
 )

@@ -10,6 +10,7 @@ from dkcam.errors import InputError, ModelFileError
 from dkcam.export.exporter import export
 from dkcam.export.options import ExportOptions
 from dkcam.runtime.explainer import class_number
+from dkcam.runtime.grid import GridExplainer
 from dkcam.spec import ModelSpec
 from tests.conftest import LABELS, tiny_checkpoint
 
@@ -99,3 +100,26 @@ def test_labels_come_before_numbers_and_twice_is_ambiguous() -> None:
     assert class_number(spec, "30") == 1 and class_number(spec, "2") == 2 and class_number(spec, "-1") == -1
     with pytest.raises(InputError, match="'crane' is the label of classes 2, 3; give the number"):
         class_number(spec, "crane")
+
+
+@pytest.mark.parametrize("grid", [False, True])
+def test_infer_takes_labels_as_load_does(model_file: Path, grid: bool) -> None:
+    explainer = dkcam.load(model_file, explain=["Stop"])
+    used = GridExplainer(explainer, 1, 2) if grid else explainer
+    prepared = used.prepare(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
+    said = used.infer(prepared, classes=["Yield", -1, np.int64(3)])
+    assert [score.label for score in said.explained_scores()][::2] == ["yield", "warning"]
+    np.testing.assert_array_equal(said.heatmap, used.infer(prepared, classes=[2, -1, 3]).heatmap)
+    for wrong, words in (
+        (["stopp"], "'stopp' is not a label"),
+        ("stop", r"expected a list .* such as \['stop'\]"),
+        ([99], "class 99 is out of range"),
+        ([1.5], "is a float"),
+    ):
+        with pytest.raises(InputError, match=words):
+            used.infer(prepared, classes=wrong)  # type: ignore[arg-type]
+
+
+def test_the_package_lists_what_it_has() -> None:
+    assert {"load", "Explainer", "Explanation", "DkcamError", "__version__"} <= set(dir(dkcam))
+    assert all(hasattr(dkcam, name) for name in dir(dkcam))

@@ -22,6 +22,7 @@ from dkcam.runtime.delivery import Explained, result_of
 from dkcam.runtime.frame import Frame
 from dkcam.runtime.recording import JsonLines, Rotation, Video, fitted
 from dkcam.runtime.result import Result
+from dkcam.runtime.sinks import open_sink
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +155,25 @@ def test_files_are_still_replaced_whole(result: Result, tmp_path: Path) -> None:
     assert len(times(tmp_path / "o.mp4")) == 30 and not list(tmp_path.glob(".*"))
     data = (tmp_path / "o.mp4").read_bytes()
     assert data.find(b"moov") < data.find(b"mdat") and b"moof" not in data  # players can seek at once
+
+
+@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize("name", ["o.mp4", "e.jsonl", "p"])
+def test_a_place_has_one_writer_until_it_is_closed(result: Result, tmp_path: Path, clock: list[float], live: bool, name: str) -> None:
+    rotation = Rotation(seconds=5) if live and name != "p" else None
+    first = open_sink(str(tmp_path / name), 25.0, live=live, rotation=rotation)
+    for _ in range(3):  # it begins new files on the way
+        first.write(result)
+        clock[0] += 6
+        with pytest.raises(SinkError, match=f"{name} is being written by another run"):
+            open_sink(str(tmp_path / name), 25.0, live=live, rotation=rotation)
+    first.close()
+    again = open_sink(str(tmp_path / name), 25.0, live=live, rotation=rotation)
+    again.write(result)
+    again.close()
+    with pytest.raises(SinkError, match=r"cannot be (written|made)"):  # and what cannot be opened claims nothing
+        open_sink(str(tmp_path / "none" / name if name != "p" else Path("/proc/p")), 25.0, live=live)
+    assert not list(tmp_path.rglob(".*"))
 
 
 @pytest.fixture

@@ -223,8 +223,9 @@ def test_a_truncated_video_keeps_what_came_and_fails(model_file: Path, clip: Cal
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     result = run("--model", model_file, "--source", path, "--sink", tmp_path / "e.jsonl", "--sink", tmp_path / "o.mp4")
     refused(result, "of 60 frames", "truncated")
-    count = len(lines(tmp_path / "e.jsonl"))
-    assert 0 < count < 60 and len(frames_of(tmp_path / "o.mp4")) == count
+    count = len(lines(tmp_path / "e.partial.jsonl"))
+    assert 0 < count < 60 and len(frames_of(tmp_path / "o.partial.mp4")) == count
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.mp4", "e.partial.jsonl", "o.partial.mp4"]
 
 
 def test_a_run_that_breaks_off_keeps_older_results(model_file: Path, clip: Callable[..., Path], tmp_path: Path) -> None:

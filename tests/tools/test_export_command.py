@@ -136,6 +136,20 @@ def test_ways_of_looking_need_something_to_look_at(checkpoint_file: Path, words:
     assert result.exit_code == 1 and said in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("names.txt", b"stop\nyield\n", "names.txt is a text file, expected a checkpoint"),
+        ("model.pt", b"\xff\xd8\xff\xe0" + bytes(99), "model.pt is a JPEG picture, expected a checkpoint"),
+        ("model.pt", bytes(99), "model.pt is a file of an unknown kind, expected a checkpoint"),
+    ],
+)
+def test_what_is_no_checkpoint_is_called_what_it_is(tmp_path: Path, name: str, data: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    result = run(tmp_path / name)
+    assert result.exit_code == 1 and words in result.stderr and "pickle" not in result.stderr and result.stderr.count("\n") == 1
+
+
 def test_usage_errors_are_exit_code_2(checkpoint_file: Path) -> None:
     assert run(checkpoint_file, "--size", "big").exit_code == 2
     assert run(checkpoint_file, "--outputs", ",").exit_code == 2

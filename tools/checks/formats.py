@@ -41,12 +41,21 @@ def read_dataset(path: Path, form: str | None = None) -> Dataset:
     return dataset
 
 
+def has_labels(path: Path) -> bool:
+    """Whether something is there that looks like labels."""
+    try:
+        _recognise(path)
+    except DataError:
+        return False
+    return True
+
+
 def _recognise(path: Path) -> tuple[Path, str]:
     if path.is_file():
         forms = {".json": "coco", ".csv": "csv"}
         if path.suffix.lower() in forms:
             return path, forms[path.suffix.lower()]
-        raise DataError(f"{path} is no labels file; expected .json (COCO), .csv, or a folder (VOC, YOLO, KITTI)")
+        raise DataError(f"{path} is no labels file; expected .json (COCO), .csv, or a folder (VOC, YOLO, KITTI); --against needs none")
     for pattern, form in (
         ("coco.json", "coco"),
         ("annotations/*.json", "coco"),
@@ -69,7 +78,10 @@ def _recognise(path: Path) -> tuple[Path, str]:
             return path, "yolo" if len(words) in (5, 6) else "kitti"
     if texts:
         return path, "yolo"
-    raise DataError(f"{path} holds no labels; expected coco.json, boxes.csv, VOC .xml, or YOLO or KITTI .txt files (see the README)")
+    raise DataError(
+        f"{path} holds no labels; expected coco.json, boxes.csv, VOC .xml, or YOLO or KITTI .txt files (docs/checks.md); "
+        "--against needs none"
+    )
 
 
 def _coco(path: Path) -> Dataset:

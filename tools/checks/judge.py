@@ -36,14 +36,14 @@ class Verdict:
 
 
 def judge(records: Sequence[Record], rules: Rules, labels: Sequence[str], *, sequence: bool = False) -> list[Verdict]:
-    """One verdict a rule. sequence: the pictures are frames of one drive, in order."""
+    """One verdict a rule. sequence: the pictures are frames of one drive, in order. The rules' classes are the model's
+    (``check_classes``).
+    """
     return [_judge(records, rule, labels, sequence) for rule in rules.rules]
 
 
 def _judge(records: Sequence[Record], rule: Rule, labels: Sequence[str], sequence: bool) -> Verdict:
     nothing = Mean(math.nan, math.nan, math.nan, 0)
-    if rule.label != "all" and normal(rule.label) not in {normal(label) for label in labels}:
-        return Verdict(rule, nothing, "skipped", f"the model has no class {rule.label!r}")
     label = next((name for name in labels if normal(name) == normal(rule.label)), "all")
     if rule.measure in JITTER:
         if not sequence:
@@ -132,18 +132,27 @@ def _range(low: float, high: float) -> str:
 
 
 def failed(verdicts: Sequence[Verdict]) -> bool:
-    return any(verdict.outcome == "fail" for verdict in verdicts)
+    return any(verdict.outcome == "fail" for verdict in verdicts) or nothing_judged(verdicts)
+
+
+def nothing_judged(verdicts: Sequence[Verdict]) -> bool:
+    """Whether there are rules of severity fail and none of them could be judged: such a run has checked nothing."""
+    strict = [verdict for verdict in verdicts if verdict.rule.severity == "fail"]
+    return bool(strict) and all(verdict.outcome == "skipped" for verdict in strict)
 
 
 def junit(verdicts: Sequence[Verdict], problems: Mapping[str, int], seconds: float) -> bytes:
-    """JUnit XML as CI systems read it: a test case a rule; warnings pass, with their words in system-out."""
+    """JUnit XML as CI systems read it: a test case a rule; warnings pass, with their words in system-out. Where no rule of
+    severity fail could be judged these are errors.
+    """
+    void = {id(verdict) for verdict in verdicts if nothing_judged(verdicts) and verdict.rule.severity == "fail"}
     suite = ElementTree.Element(
         "testsuite",
         name="dk-check",
         tests=str(len(verdicts)),
         failures=str(sum(verdict.outcome == "fail" for verdict in verdicts)),
-        errors="0",
-        skipped=str(sum(verdict.outcome == "skipped" for verdict in verdicts)),
+        errors=str(len(void)),
+        skipped=str(sum(verdict.outcome == "skipped" and id(verdict) not in void for verdict in verdicts)),
         time=f"{seconds:.3f}",
     )
     for verdict in verdicts:
@@ -151,7 +160,7 @@ def junit(verdicts: Sequence[Verdict], problems: Mapping[str, int], seconds: flo
         if verdict.outcome == "fail":
             ElementTree.SubElement(case, "failure", message=verdict.line(), type=verdict.rule.measure).text = verdict.line()
         elif verdict.outcome == "skipped":
-            ElementTree.SubElement(case, "skipped", message=verdict.why)
+            ElementTree.SubElement(case, "error" if id(verdict) in void else "skipped", message=verdict.why)
         else:
             ElementTree.SubElement(case, "system-out").text = f"{verdict.outcome}: {verdict.line()}"
     if problems:

@@ -32,11 +32,18 @@ class LiveRules:
         self._peaks: dict[Rule, deque[tuple[float, float] | None]] = {rule: deque(maxlen=rule.frames + 1) for rule in usable}
         self._masks: dict[tuple[str, object], NDArray[np.bool_]] = {}
         self._fired: dict[Rule, int] = {}
+        self._judged: set[Rule] = set()
 
     @property
     def failed(self) -> bool:
         """Whether a rule of severity fail was broken at any time."""
         return any(rule.severity == "fail" for rule in self._fired)
+
+    @property
+    def nothing_judged(self) -> bool:
+        """Whether rules of severity fail were asked for and none of them was judged once: other classes came, or too few frames."""
+        strict = [rule for rule in self._rules.rules if rule.severity == "fail"]
+        return bool(strict) and not self._judged & set(strict)
 
     def lines(self) -> list[str]:
         """For the end of a run: which rules were broken, and for how long."""
@@ -55,7 +62,10 @@ class LiveRules:
             last.append(value)
             if rule.measure not in JITTER:
                 value = sum(last) / len(last)
-            if len(last) == rule.frames and not rule.holds(value):
+            if len(last) < rule.frames:
+                continue
+            self._judged.add(rule)
+            if not rule.holds(value):
                 self._fired[rule] = self._fired.get(rule, 0) + 1
                 alarms.append(Alarm(rule.name, rule.severity, value, rule.wanted))
         return tuple(alarms)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from dkcam.tools.checks.judge import Verdict
 from dkcam.tools.checks.measure import Record
 
 PICTURES = 60
+NOTHING = np.zeros((0, 0, 3), np.uint8)
 WIDTH = 320  # of a picture on the page
 TEMPLATE = Path(__file__).with_name("report.html")
 
@@ -76,6 +79,17 @@ def page(records: Sequence[Record], found: Mapping[str, Any]) -> bytes:
     cards = [_card(record) for record in chosen]
     template = Environment(loader=FileSystemLoader(TEMPLATE.parent), autoescape=True).get_template(TEMPLATE.name)
     return template.render(found=found, cards=cards, shown=len(cards), all=len(records)).encode()
+
+
+def keep_images(records: Iterable[Record], most: int) -> Iterator[Record]:
+    """The same records; those that are not among the ``most`` worst so far let go of their pictures: a drive would not fit in memory."""
+    worst: list[tuple[tuple[float, ...], int, Record]] = []  # a heap; of two alike the earlier one stays
+    for number, record in enumerate(records):
+        heapq.heappush(worst, (badness(record), -number, record))
+        if len(worst) > most:
+            *_, least = heapq.heappop(worst)
+            least.sample = replace(least.sample, image=NOTHING)
+        yield record
 
 
 def badness(record: Record) -> tuple[float, ...]:

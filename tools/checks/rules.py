@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +96,17 @@ class Rule:
 
 @dataclass(frozen=True)
 class Rules:
-    """labels: data-set class → the model's label, by normal names. regions: name → corners [n, 2]. source: the file's name."""
+    """labels: data-set class → the model's label, by normal names. regions: name → corners [n, 2]. source: the file's name.
+
+    lines: where "background" and each "map: CLASS" stand in the file.
+    """
 
     source: str = "built in"
     rules: tuple[Rule, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     background: str | None = None
     regions: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    lines: Mapping[str, int] = field(default_factory=dict)
 
 
 # Without --rules: the least one may ask of a model that looks at its objects at all.
@@ -120,6 +125,29 @@ def filled(corners: NDArray[np.float64], height: int, width: int) -> NDArray[np.
 def normal(name: str) -> str:
     """Names match without regard to case, underscores and hyphens."""
     return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
+
+
+def check_classes(rules: Rules, labels: Sequence[str], *, live: bool = False) -> None:
+    """A class that the model does not have is a typo: a rule about it would hold for ever. live: map and background are not used.
+
+    Errors: DataError with the line, what came and the model's labels.
+    """
+    known = {normal(label) for label in labels}
+    asked = [(rule.line, "class", rule.label) for rule in rules.rules if rule.label != "all"]
+    if not live:
+        asked += [(rules.lines.get(f"map: {kind}", 0), f"map: {kind}", label) for kind, label in rules.labels.items()]
+        asked += [(rules.lines.get("background", 0), "background", rules.background)] if rules.background else []
+    for line, what, label in asked:
+        if normal(label) in known:
+            continue
+        mapped = rules.labels.get(normal(label)) if what == "class" else None
+        near = get_close_matches(normal(label), known, 1)
+        hint = f"; map: turns it into {mapped!r}, name that" if mapped else f"; did you mean {near[0]!r}?" if near else ""
+        raise DataError(f"{rules.source} line {line}: {what} is {label!r}, which is no class of the model{hint} (it has {_listed(labels)})")
+
+
+def _listed(labels: Sequence[str], most: int = 40) -> str:
+    return ", ".join(labels[:most]) + (f", … {len(labels)} in all" if len(labels) > most else "")
 
 
 def read_rules(path: Path) -> Rules:
@@ -185,9 +213,10 @@ class _Reader:
 
     def rules(self, node: Any) -> Rules:
         top = self._table(node, "the file", ("map", "background", "regions", "rules"))
-        labels = {}
+        labels, lines = {}, {}
         for name, value in self._table(top["map"], "map").items() if "map" in top else ():
             labels[normal(name)] = self._text(value, f"map: {name}")
+            lines[f"map: {normal(name)}"] = value.start_mark.line + 1
         regions = {}
         for name, value in self._table(top["regions"], "regions").items() if "regions" in top else ():
             regions[name] = self._corners(value, name)
@@ -195,7 +224,9 @@ class _Reader:
         if not rules:
             raise self._fail(node, "there are no rules; expected rules: with a list")
         background = self._text(top["background"], "background") if "background" in top else None
-        return Rules(str(self._path), rules, labels, background, regions)
+        if "background" in top:
+            lines["background"] = top["background"].start_mark.line + 1
+        return Rules(str(self._path), rules, labels, background, regions, lines)
 
     def _corners(self, node: Any, name: str) -> NDArray[np.float64]:
         corners = []

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +55,7 @@ class RunOptions:
     rotation: Rotation | None
     flight_folder: Path | None
     flight_seconds: float
+    loop: bool = False
 
     def controls(self) -> Controls:
         from dkcam.runtime.controls import Controls, Style
@@ -76,10 +77,12 @@ def open_explainer(options: RunOptions, *, lanes: int, device: str | None = None
 
 
 def live_rules(rules: Rules, explainer: Explains, *, quiet: bool = False) -> LiveRules:
-    """Rules for one source. Errors: DataError where none of them can be judged live."""
+    """Rules for one source. Errors: DataError where none of them can be judged live, and for classes the model does not have."""
     from dkcam.errors import DataError
     from dkcam.tools.checks.live import LiveRules, told
+    from dkcam.tools.checks.rules import check_classes
 
+    check_classes(rules, explainer.spec.labels, live=True)
     watch = LiveRules(rules, samples=bool(explainer.spec.samples))
     if len(watch.skipped) == len(rules.rules):
         raise DataError(f"{rules.source} has no rule that can be judged live; expected confidence, region, entropy, jitter or stability")
@@ -114,8 +117,8 @@ def check_places(inputs: Mapping[Path, str], sinks: Sequence[str], cameras: int 
             check_target(place, inputs, SinkError)
 
 
-def close_all(outputs: Sequence[Sink], finished: bool) -> None:
-    """Finish every output, also when another one fails, and say where it is; an earlier error goes first."""
+def close_all(outputs: Sequence[Sink], finished: bool, *, older: Collection[Path] = ()) -> None:
+    """Finish every output, also when another one fails, and say where it is; an earlier error goes first. older: what was there before."""
     from dkcam.errors import SinkError
 
     failed: SinkError | None = None
@@ -128,7 +131,7 @@ def close_all(outputs: Sequence[Sink], finished: bool) -> None:
         except SinkError as error:
             failed = failed or error
     for place in places:
-        click.echo(f"wrote {place}")
+        click.echo(f"wrote {place}" + (", in place of an older one" if place in older else ""))
     if failed is not None and finished:
         raise failed
 

@@ -226,7 +226,8 @@ class Page:
         cameras = self._context.cameras()
         lost = [camera["camera"] for camera in cameras if not camera["live"]]
         silent = time.monotonic() - self._hub.published_at > SILENT_S and not self._context.controls.settings.paused
-        stuck = silent and len(lost) < len(cameras)  # frames come, and nothing is made of them
+        ended = any(camera.get("file", {}).get("ended") for camera in cameras)
+        stuck = silent and len(lost) < len(cameras) and not ended  # frames come, and nothing is made of them
         status = "degraded" if lost or stuck else "ok"
         return JSONResponse({"status": status, "lost": lost, "engine": "stuck" if stuck else "ok"}, 200 if status == "ok" else 503)
 

@@ -79,11 +79,22 @@ function draw(header, bitmap) {
 
 function age(its) {
   if (!its.header) return;
+  if (played(its.header.camera)) { its.caption.textContent = `frame ${its.header.frame}, ${its.header.time_s.toFixed(2)} s`; return; }
   const since = performance.now() - its.at, total = its.header.age_ms + since;
   const old = its.header.stale || since > SILENT_MS;
   its.figure.classList.toggle("stale", old);
   its.canvas.classList.toggle("grey", old && !its.header.stale); // dk-run has greyed its own
   its.caption.textContent = old ? `STALE ${(total / 1000).toFixed(1)} s` : `${total.toFixed(0)} ms old`;
+}
+
+function played(camera) { // of a file: {frames, of, round, ended}; null for a camera
+  return state?.cameras.find((its) => its.camera === camera)?.file || null;
+}
+
+function progress(file) {
+  const far = file.of ? `${file.frames} of ${file.of} frames` : `${file.frames} frames`;
+  if (file.ended) return `${far}; it has ended, and the last picture stays`;
+  return file.round > 1 ? `${far}, round ${file.round}` : far;
 }
 
 setInterval(() => {
@@ -188,7 +199,7 @@ function apply(found) {
     const row = document.createElement("li"), told = document.createElement("small");
     row.textContent = `${camera.camera}: ${camera.name}`;
     row.className = camera.live ? "live" : "";
-    told.textContent = camera.live ? `${camera.dropped} of ${camera.shots} frames dropped, lost and back ${camera.reopened} times` : camera.reason;
+    told.textContent = camera.file ? progress(camera.file) : camera.live ? `${camera.dropped} of ${camera.shots} frames dropped, lost and back ${camera.reopened} times` : camera.reason;
     row.append(told);
     const its = (shown === "all" || shown === String(camera.camera)) ? view(camera.camera) : null;
     if (its) { its.why.textContent = camera.reason; its.why.hidden = camera.live; }

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from dkcam.errors import SinkError
+from dkcam.errors import SinkError, install
 from dkcam.runtime.result import Result
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def check_libraries(uri: str) -> None:
         try:
             import_module(name)
         except ImportError as error:
-            raise SinkError(f"{uri}: the live page needs {name}; pip install 'dkcam[page]'") from error
+            raise SinkError(f"{uri}: the live page needs {name}; {install('page')}") from error
 
 
 def is_loopback(host: str) -> bool:

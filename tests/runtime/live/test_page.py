@@ -401,7 +401,7 @@ def test_a_library_that_is_missing_is_named(model_file: Path, monkeypatch: pytes
     result = CliRunner().invoke(
         main, ["--model", str(model_file), "--source", "demo:frames=2", "--headless", "--sink", "http://127.0.0.1:0"]
     )
-    assert result.exit_code == 1 and f"needs {name}; pip install 'dkcam[page]'" in result.stderr, result.output
+    assert result.exit_code == 1 and f"needs {name}; pip install '.[page]' in the folder of dkcam" in result.stderr, result.output
 
 
 def test_a_port_that_is_taken(feed: Feed) -> None:

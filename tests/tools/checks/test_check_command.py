@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from dkcam.export.exporter import export
 from dkcam.export.options import ExportOptions
+from dkcam.runtime.geometry import Fit
+from dkcam.runtime.sources import open_source
 from dkcam.tools.check_command import main
+from dkcam.tools.checks.measure import Record
+from dkcam.tools.checks.samples import Sample
 from tests.conftest import tiny_checkpoint
 
 LENIENT = "rules:\n  - measure: confidence\n    min: 0\n"
@@ -67,7 +72,7 @@ def test_figures_are_recomputed_from_the_records(dataset: Callable[[str], Path],
 
 def test_a_failed_rule_exits_3_with_reports(dataset: Callable[[str], Path], model_file: Path, tmp_path: Path) -> None:
     text = "rules:\n  - measure: energy_ratio\n    min: 100\n  - name: sure\n    measure: confidence\n    min: 1\n    severity: warn\n"
-    text += "  - measure: jitter\n    max: 0.1\n  - measure: pointing\n    class: tram\n    min: 0.1\n"
+    text += "  - measure: jitter\n    max: 0.1\n  - measure: pointing\n    class: no entry\n    min: 0.1\n"
     done = run(
         dataset("coco"), "--model", model_file, "--rules", rules(tmp_path, text), "--report", tmp_path / "r", "--junit", tmp_path / "j.xml"
     )
@@ -76,7 +81,7 @@ def test_a_failed_rule_exits_3_with_reports(dataset: Callable[[str], Path], mode
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("4", "1", "2")
     failure = suite[0].find("failure")
     assert failure is not None and "expected at least 100" in str(failure.get("message"))
-    assert "the model has no class 'tram'" in done.output and "--sequence says that they are" in done.output
+    assert "no picture has a figure for it" in done.output and "--sequence says that they are" in done.output
     outcomes = [rule["outcome"] for rule in json.loads((tmp_path / "r/results.json").read_text())["rules"]]
     assert outcomes == ["fail", "warn", "skipped", "skipped"]
     page = (tmp_path / "r/report.html").read_text()
@@ -103,6 +108,54 @@ def test_the_same_model_against_itself_changes_nothing(dataset: Callable[[str], 
     assert figures["agreement"]["mean"] == 1 and figures["correlation"]["mean"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("kind", ["video", "folder", "picture"])
+def test_two_models_on_frames_without_labels(clip: Callable[..., Path], model_file: Path, tmp_path: Path, kind: str) -> None:
+    path = clip(frames=20)
+    if kind != "video":
+        path = tmp_path / "0"  # no camera
+        path.mkdir()
+        for number, frame in enumerate(open_source(str(tmp_path / "clip.mp4"))):
+            cv2.imwrite(str(path / f"{number}.png"), frame.image)
+        (path / "6.png").write_bytes(b"no picture")
+    if kind == "picture":
+        path = path / "3.png"
+    words = path, "--model", model_file, "--against"
+    count = {"video": 20, "folder": 19, "picture": 1}[kind]
+    done = run(*words, model_file, "--report", tmp_path / "r", "--junit", tmp_path / "r/j.xml")
+    assert done.exit_code == 0, done.output
+    document = json.loads((tmp_path / "r/results.json").read_text())
+    assert document["samples"] == document["pictures"] == count and document["figures"]["all"]["agreement"]["mean"] == 1
+    assert [rule["measure"] for rule in document["rules"]] == ["agreement", "correlation"]
+    assert document["problem_counts"] == ({"unreadable picture": 1} if kind == "folder" else {})
+    assert len({record["picture"] for record in document["records"]}) == count
+    assert (tmp_path / "r/report.html").read_text().count("<figure") == count
+    other = tmp_path / "other.onnx"
+    other.write_bytes(export(tiny_checkpoint(seed=1), ExportOptions(size=(64, 96)), check=False).data)
+    assert run(*words, other).exit_code == 3
+    assert (
+        run(*words, other, "--max-pictures", 1, "--rules", rules(tmp_path, "rules:\n  - measure: agreement\n    min: 0\n")).exit_code == 0
+    )
+    done = run(path, "--model", model_file)
+    assert done.exit_code == 1 and "--against needs none" in done.stderr
+    done = run(*words, other, "--windows")
+    assert done.exit_code == 1 and "these frames have no labels" in done.stderr
+
+
+def test_of_a_long_drive_only_the_worst_pictures_stay_in_memory(model_file: Path) -> None:
+    from dkcam.tools.checks.report import badness, keep_images
+
+    def records() -> Iterator[Record]:
+        rng = np.random.default_rng(0)
+        for number in range(200):
+            sample = Sample(np.zeros((4, 4, 3), np.uint8), str(number), None, "", None, (), (4, 4))
+            values = {"agreement": float(rng.integers(2)), "correlation": float(rng.integers(9)) / 9}
+            yield Record(sample, "", "", 0.5, np.zeros((2, 2)), Fit(4, 4, 64, 96), 1.0, values)
+
+    kept = list(keep_images(records(), 60))
+    assert {id(r) for r in sorted(kept, key=badness, reverse=True)[:60]} == {id(r) for r in kept if r.sample.image.size}
+    assert not [r for r in keep_images(records(), 0) if r.sample.image.size] and len(kept) == 200
+
+
 def test_another_model_is_a_regression(dataset: Callable[[str], Path], model_file: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.onnx"
     other.write_bytes(export(tiny_checkpoint(seed=1), ExportOptions(size=(64, 96)), check=False).data)
@@ -110,13 +163,54 @@ def test_another_model_is_a_regression(dataset: Callable[[str], Path], model_fil
     assert done.exit_code == 3 and "heatmaps stay: correlation is" in done.output
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("rules:\n  - measure: pointing\n    class: stopp\n    min: 0.9\n", 2, "class is 'stopp', which is no class of the model"),
+        ("map:\n  tram: stop\n  bus: yeld\n" + LENIENT, 3, "map: bus is 'yeld', which is no class of the model; did you mean 'yield'?"),
+        (LENIENT + "background: nothing\n", 4, "background is 'nothing', which is no class of the model (it has no sign, stop, yield"),
+        ("map:\n  tram: stop\n" + LENIENT + "    class: Tram\n", 4, "class is 'Tram', which is no class of the model"),
+    ],
+)  # fmt: skip
+def test_a_typo_in_a_class_is_an_error(
+    dataset: Callable[[str], Path], model_file: Path, tmp_path: Path, text: str, line: int, words: str
+) -> None:
+    done = run(dataset("coco"), "--model", model_file, "--rules", rules(tmp_path, text))
+    assert done.exit_code == 1 and f"rules.yaml line {line}: {words}" in done.stderr, done.output
+    hint = "map: turns it into 'stop', name that" if "Tram" in text else "did you mean 'stop'?" if "stopp" in text else ""
+    assert hint in done.stderr and "(it has no sign, stop, yield, warning, no entry)" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_check_that_could_judge_nothing_exits_3(dataset: Callable[[str], Path], model_file: Path, tmp_path: Path) -> None:
+    text = "rules:\n  - measure: pointing\n    class: no entry\n    min: 0.1\n  - measure: confidence\n    min: 0\n    severity: warn\n"
+    words = dataset("coco"), "--model", model_file
+    done = run(*words, "--rules", rules(tmp_path, text), "--junit", tmp_path / "j.xml")
+    assert done.exit_code == 3 and "nothing was checked" in done.stderr, done.output
+    suite = ElementTree.parse(tmp_path / "j.xml").getroot()[0]
+    assert (suite.get("errors"), suite.get("failures"), suite.get("skipped")) == ("1", "0", "0")
+    assert suite[0].find("error") is not None
+    done = run(*words, "--rules", rules(tmp_path, text.replace("severity: warn", "severity: fail")))
+    assert done.exit_code == 0, done.output  # one of the two could be judged
+    done = run(*words, "--rules", rules(tmp_path, text.replace("min: 0.1", "min: 0.1\n    severity: warn")))
+    assert done.exit_code == 0, done.output  # only warnings were asked for
+
+
+def test_junit_may_lie_in_the_report_folder_that_the_run_makes(dataset: Callable[[str], Path], model_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    done = run(dataset("coco"), "--model", model_file, "--rules", rules(tmp_path), "--report", out, "--junit", out / "junit.xml")
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in out.iterdir()) == ["junit.xml", "report.html", "results.json"]
+
+
 def test_a_map_and_a_background(dataset: Callable[[str], Path], model_file: Path, tmp_path: Path) -> None:
-    text = "map:\n  stop: no entry\n  yield: no such thing\nbackground: no sign\n" + LENIENT
-    done = run(dataset("coco"), "--model", model_file, "--rules", rules(tmp_path, text), "--report", tmp_path / "r")
+    text = "map:\n  stop: no entry\nbackground: no sign\n" + LENIENT
+    path = dataset("coco")
+    path.write_text(path.read_text().replace('"yield"', '"tram"'))
+    done = run(path, "--model", model_file, "--rules", rules(tmp_path, text), "--report", tmp_path / "r")
     document = json.loads((tmp_path / "r/results.json").read_text())
     kinds = {(record["kind"], record["label"]) for record in document["records"]}
     assert kinds <= {("stop", "no entry"), ("warning", "warning"), ("background", "no sign")} and ("background", "no sign") in kinds
-    assert "classes the model does not have, left out: yield" in done.output
+    assert "classes the model does not have, left out: tram" in done.output
 
 
 def test_broken_labels_are_told_and_do_not_stop_the_check(dataset: Callable[[str], Path], model_file: Path, tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ def test_a_run_that_holds_its_rules_exits_0(clip: Callable[..., Path], model_fil
     [
         ("rules:\n  - measure: pointing\n    min: 0.1\n", "has no rule that can be judged live"),
         ("rules: [", "expected YAML"),
+        ("rules:\n  - measure: confidence\n    class: stopp\n    min: 0.1\n", "line 2: class is 'stopp', which is no class of the model"),
     ],
 )
 def test_rules_that_cannot_serve_are_one_line(clip: Callable[..., Path], model_file: Path, tmp_path: Path, text: str, words: str) -> None:
@@ -106,6 +107,18 @@ def test_rules_that_cannot_serve_are_one_line(clip: Callable[..., Path], model_f
     rules.write_text(text)
     code, output = run("--model", model_file, "--source", clip(), "--headless", "--rules", rules, "--sink", tmp_path / "e.jsonl")
     assert code == 1 and words in output and not (tmp_path / "e.jsonl").exists()
+
+
+def test_a_run_that_judged_nothing_exits_3(clip: Callable[..., Path], model_file: Path, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("map:\n  tram: of another model\nrules:\n  - measure: confidence\n    min: 0\n")  # the map is dk-check's
+    code, output = run("--model", model_file, "--source", clip(frames=9), "--headless", "--rules", rules)
+    assert code == 3 and "nothing was checked" in output, output  # over ten frames, and nine came
+    code, output = run("--model", model_file, "--source", clip(frames=10), "--headless", "--rules", rules)
+    assert code == 0 and "nothing was checked" not in output, output
+    rules.write_text("rules:\n  - measure: confidence\n    class: stop\n    min: 0\n")
+    code, output = run("--model", model_file, "--source", clip(frames=12), "--headless", "--rules", rules, "--explain", "yield")
+    assert code == 3, output
 
 
 def test_masks_show_stability(clip: Callable[..., Path], tmp_path: Path) -> None:
