@@ -8,18 +8,18 @@ import cv2
 import numpy as np
 import pytest
 
+from dkcam.cells import Area, pointing
 from dkcam.tools.metrics.causal import deletion, insertion
 from dkcam.tools.metrics.interval import mean
 from dkcam.tools.metrics.place import (
-    Area,
     area_share,
+    centred_gaussian,
     centroid,
     energy,
     energy_ratio,
     entropy,
     heat_in,
     iou,
-    pointing,
 )
 from dkcam.tools.metrics.temporal import jitter
 
@@ -28,10 +28,19 @@ SPOT[1, 4] = 2.0  # its centre is at x 4.5, y 1.5
 
 
 def test_pointing_takes_the_hottest_cells_centre() -> None:
-    assert pointing(SPOT, Area(4.2, 1.2, 4.8, 1.8), 0)
-    assert not pointing(SPOT, Area(4.6, 1.0, 6, 2.0), 0)
-    assert pointing(SPOT, Area(4.6, 1.0, 6, 2.0), 0.1)
-    assert not pointing(np.zeros((4, 6)), Area(0, 0, 6, 4))
+    assert pointing(SPOT, Area(4.2, 1.2, 4.8, 1.8), tolerance=0) == 1
+    assert pointing(SPOT, Area(4.6, 1.0, 6, 2.0), tolerance=0) == 0
+    assert pointing(SPOT, Area(4.6, 1.0, 6, 2.0), tolerance=0.1) == 1
+    assert pointing(SPOT, Area(0, 0, 1, 1), Area(4.6, 1.0, 6, 2.0)) == 1
+    assert pointing(np.zeros((4, 6)), Area(0, 0, 6, 4)) == 0
+
+
+def test_equally_hot_cells_count_by_their_share() -> None:
+    heat = np.zeros((4, 6))
+    heat[1, 2] = heat[1, 3] = 1
+    assert pointing(heat, Area(2.2, 1.2, 2.8, 1.8), tolerance=0) == 0.5
+    gaussian = centred_gaussian(6, 10)
+    assert (gaussian == gaussian.max()).sum() == 4 and pointing(gaussian, Area(4.2, 2.2, 4.8, 2.8), tolerance=0) == 0.25
 
 
 def test_energy_of_one_spot_by_hand() -> None:
@@ -81,8 +90,8 @@ def test_even_heat_has_the_areas_share() -> None:
 def test_iou_of_a_map_that_is_the_area() -> None:
     heat = np.zeros((10, 10))
     heat[2:4, 3:8] = 1  # 10 of 100 cells
-    assert iou(heat, Area(3, 2, 8, 4), 0.9) > 0.9
-    assert iou(heat, Area(0, 5, 5, 10), 0.9) == 0
+    assert iou(heat, Area(3, 2, 8, 4), quantile=0.9) > 0.9
+    assert iou(heat, Area(0, 5, 5, 10), quantile=0.9) == 0
     assert iou(np.zeros((4, 6)), Area(0, 0, 6, 4)) == 0
 
 
