@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from dkcam.agreement import pearson
 from dkcam.cells import Area, pointing
 from dkcam.errors import ModelFileError
-from dkcam.rendered import Box
 from dkcam.runtime.explainer import Explains
 from dkcam.runtime.explanation import Explanation
 from dkcam.runtime.geometry import Fit
