@@ -33,6 +33,7 @@ def run_files(options: RunOptions) -> bool:
 
 def _run(options: RunOptions, interrupt: Interrupt) -> bool:
     from dkcam.engines.onnxruntime_engine import cores
+    from dkcam.runtime.explainer import class_number
     from dkcam.runtime.sinks import open_sink
     from dkcam.runtime.sources import open_source
 
@@ -49,7 +50,8 @@ def _run(options: RunOptions, interrupt: Interrupt) -> bool:
         for uri in options.sinks:
             outputs.append(_page(uri, options, controls, explainer) if is_page(uri) else open_sink(uri, rate))
         watch = live_rules(options.rules, explainer) if options.rules else None
-        _run_all(opened, explainer, outputs, controls, watch, options.max_frames, interrupt)
+        classes = [class_number(explainer.spec, name) for name in options.explain or (-1,)]
+        _run_all(opened, explainer, classes, outputs, controls, watch, options.max_frames, interrupt)
         finished = True
     finally:
         for source in opened:
@@ -69,9 +71,18 @@ def _page(uri: str, options: RunOptions, controls: Any, explainer: Any) -> Sink:
 
 
 def _run_all(
-    sources: list[Source], explainer: Any, sinks: list[Sink], controls: Any, watch: Any, max_frames: int | None, interrupt: Interrupt
+    sources: list[Source],
+    explainer: Any,
+    classes: list[int],
+    sinks: list[Sink],
+    controls: Any,
+    watch: Any,
+    max_frames: int | None,
+    interrupt: Interrupt,
 ) -> None:
     from dkcam.runtime.pipeline import Pipeline
+    from dkcam.runtime.sources import DemoSource
+    from dkcam.tools.run.compared import with_runner_up
     from dkcam.tools.summary import RunSummary
 
     settle_process()
@@ -85,7 +96,8 @@ def _run_all(
                 summary.add(result)
                 advance()
 
-            pipeline = Pipeline(source, explainer, sinks, controls=controls, watch=watch, max_frames=max_frames, on_result=on_result)
+            used = with_runner_up(explainer, classes) if isinstance(source, DemoSource) else explainer
+            pipeline = Pipeline(source, used, sinks, controls=controls, watch=watch, max_frames=max_frames, on_result=on_result)
             interrupt.running = pipeline.stop
             done = pipeline.run()
         if done.frames:
