@@ -77,7 +77,7 @@ def compiled_head_alone(module: Any) -> Callable[[Any], Any]:
             with torch.no_grad():
                 return compiled(x)
         except Exception as error:
-            if "compiler" in str(error).lower():
+            if "InvalidCxxCompiler" in f"{type(error).__name__} {error}":
                 raise NoCompiler("torch.compile needs a C++ compiler and found none (apt install g++)") from error
             raise
 
