@@ -22,7 +22,7 @@ from dkcam.runtime.explainer import Explainer
 from dkcam.runtime.explanation import Explanation
 from dkcam.runtime.geometry import Fit
 from dkcam.runtime.overlay import draw, map_table
-from dkcam.tools.bench.peers import HEAD_ALONE, PEERS, NoCompiler, Peer, opencv_overlay, tensor_of, usual_input
+from dkcam.tools.bench.peers import HEAD_ALONE, PEERS, NoCompiler, Peer, opencv_overlay, tensor_of, torch_threads, usual_input
 from dkcam.tools.bench.timing import Candidate, Row, Skipped, paired
 
 Report = Callable[[str], None]
@@ -74,7 +74,9 @@ def every_group(graphs: Graphs, rounds: int, peers: bool, report: Report) -> Ite
     ]
     for title, reference, measure in groups:
         report(title)
-        yield title, reference, measure()
+        with torch_threads(graphs.engine.threads):
+            rows = measure()
+        yield title, reference, rows
 
 
 def _skipped(names: list[str], graphs: Graphs) -> Rows:
@@ -205,7 +207,11 @@ def _whole(graphs: Graphs, rounds: int, peers: bool, height: int, width: int) ->
 
             def open_peer(make: Callable[..., Peer] = make) -> Candidate:
                 module = graphs.checkpoint.module()
-                return partial(_on, make(module if explainer.device == "cpu" else _on_gpu(module), explainer.spec, graphs.fp32), pictures)
+                return partial(
+                    _on,
+                    make(module if explainer.device == "cpu" else _on_gpu(module), explainer.spec, graphs.fp32, graphs.engine.threads),
+                    pictures,
+                )
 
             missing += _try(name, open_peer, candidates)
     return [*paired(candidates, "dkcam", max(rounds // 2, 3)), *missing]

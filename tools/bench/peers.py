@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import cv2
@@ -27,6 +28,22 @@ def tensor_of(frame: Frame, spec: ModelSpec, module: Any) -> Any:
     import torch
 
     return torch.from_numpy(usual_input(frame, spec)[None]).to(next(module.parameters()).device)
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """torch on as many threads as the engine; 0 leaves its own choice, one a core."""
+    try:
+        import torch
+    except ImportError:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def frozen(module: Any) -> Any:
@@ -88,11 +105,11 @@ class NoCompiler(Exception):
     """torch.compile cannot work here."""
 
 
-def eager(module: Any, spec: ModelSpec, data: bytes) -> Peer:
+def eager(module: Any, spec: ModelSpec, data: bytes, threads: int = 0) -> Peer:
     return _drawn(head_alone(module), module, spec)
 
 
-def compiled(module: Any, spec: ModelSpec, data: bytes) -> Peer:
+def compiled(module: Any, spec: ModelSpec, data: bytes, threads: int = 0) -> Peer:
     return _drawn(compiled_head_alone(module), module, spec)
 
 
@@ -101,7 +118,7 @@ def _drawn(heatmap: Callable[[Any], Any], module: Any, spec: ModelSpec) -> Peer:
     return lambda frame: opencv_overlay(frame, heatmap(tensor_of(frame, spec, module)).cpu().numpy())
 
 
-def grad_cam(module: Any, spec: ModelSpec, data: bytes) -> Peer:
+def grad_cam(module: Any, spec: ModelSpec, data: bytes, threads: int = 0) -> Peer:
     """pytorch-grad-cam with its own show_cam_on_image."""
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.image import show_cam_on_image
@@ -115,7 +132,7 @@ def grad_cam(module: Any, spec: ModelSpec, data: bytes) -> Peer:
     return run
 
 
-def torch_cam(module: Any, spec: ModelSpec, data: bytes) -> Peer:
+def torch_cam(module: Any, spec: ModelSpec, data: bytes, threads: int = 0) -> Peer:
     """torch-cam with its own overlay_mask."""
     from PIL import Image
     from torchcam.methods import GradCAM
@@ -131,7 +148,7 @@ def torch_cam(module: Any, spec: ModelSpec, data: bytes) -> Peer:
     return run
 
 
-def captum(module: Any, spec: ModelSpec, data: bytes) -> Peer:
+def captum(module: Any, spec: ModelSpec, data: bytes, threads: int = 0) -> Peer:
     """captum's LayerGradCam; it has no overlay, so OpenCV's colour map and addWeighted."""
     import torch
     from captum.attr import LayerGradCam
@@ -147,12 +164,14 @@ def captum(module: Any, spec: ModelSpec, data: bytes) -> Peer:
     return run
 
 
-def openvino(module: Any, spec: ModelSpec, data: bytes) -> Peer:
+def openvino(module: Any, spec: ModelSpec, data: bytes, threads: int = 0) -> Peer:
     """OpenVINO's own runtime with dkcam's graph, OpenCV around it."""
     from openvino import Core
 
     core = Core()
-    compiled = core.compile_model(core.read_model(data), "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+    compiled = core.compile_model(
+        core.read_model(data), "CPU", {"PERFORMANCE_HINT": "LATENCY"} | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
+    )
     top = np.array([-1], np.int64)
 
     def run(frame: Frame) -> Any:
@@ -174,7 +193,7 @@ HEAD_ALONE: Mapping[str, Callable[[Any], Callable[[Any], Any]]] = {
     "the same, torch.compile": compiled_head_alone,
 }
 
-PEERS: Mapping[str, Callable[[Any, ModelSpec, bytes], Peer]] = {
+PEERS: Mapping[str, Callable[..., Peer]] = {
     "torch, gradient from the head alone": eager,
     "the same, torch.compile": compiled,
     "pytorch-grad-cam": grad_cam,

@@ -102,6 +102,15 @@ def test_a_missing_compiler_is_told(monkeypatch: pytest.MonkeyPatch, explainer: 
     assert not candidates
 
 
+def test_peers_get_as_many_threads_as_the_engine() -> None:
+    before = torch.get_num_threads()
+    with peers.torch_threads(1):
+        assert torch.get_num_threads() == 1
+    with peers.torch_threads(0):
+        assert torch.get_num_threads() == before
+    assert torch.get_num_threads() == before
+
+
 def test_a_peer_that_fails_leaves_the_others() -> None:
     def broken() -> Candidate:
         raise RuntimeError("no such\nthing")

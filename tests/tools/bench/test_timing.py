@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def test_nobody_pays_for_what_ran_before_it() -> None:
 def test_the_order_changes_from_round_to_round() -> None:
     order: list[str] = []
     paired({name: lambda n, name=name: order.append(name) for name in "abc"}, "a", 12, warm=0)  # type: ignore[misc]
-    followed = {(first, second) for first, second in zip(order, order[1:], strict=False) if first != second}
+    followed = {(first, second) for first, second in pairwise(order) if first != second}
     assert followed == {(a, b) for a in "abc" for b in "abc" if a != b}
 
 
