@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from dkcam.engines import EngineOptions, open_engine
 from dkcam.runtime.explainer import Explainer
-from dkcam.tools.bench import peers
+from dkcam.tools.bench import groups, peers
 from dkcam.tools.bench.groups import _try
 from dkcam.tools.bench.timing import Candidate, Skipped
 from tests.conftest import tiny_checkpoint
@@ -23,8 +24,6 @@ FRAME = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
 
 @pytest.fixture
 def explainer(model_file: Path) -> Explainer:
-    from dkcam.engines import open_engine
-
     return Explainer(open_engine(model_file, "cpu"))
 
 
@@ -109,6 +108,14 @@ def test_peers_get_as_many_threads_as_the_engine() -> None:
     with peers.torch_threads(0):
         assert torch.get_num_threads() == before
     assert torch.get_num_threads() == before
+
+
+def test_a_group_is_measured_on_as_many_threads_as_asked_for(monkeypatch: pytest.MonkeyPatch, model_file: Path) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(groups, "_inference", lambda graphs, rounds, peers: seen.append(torch.get_num_threads()) or [])
+    graphs = groups.Graphs(model_file.read_bytes(), "cpu", EngineOptions(1))
+    next(iter(groups.every_group(graphs, 3, True, lambda what: None)))
+    assert seen == [1]
 
 
 def test_a_peer_that_fails_leaves_the_others() -> None:
