@@ -12,6 +12,7 @@ from dkcam.cells import TOLERANCE, pointing
 from dkcam.rendered import SIGN_NAMES, Box
 from dkcam.runtime.explanation import Explanation
 from dkcam.runtime.result import Result
+from dkcam.tools.metrics.place import even
 from dkcam.tools.run.compared import Compared
 
 NEAR_SHARE = 0.08  # of the frame's height: a sign smaller than this is too far away to count
@@ -61,7 +62,9 @@ class RunSummary:
             def both(one: NDArray[np.floating]) -> tuple[float, float]:
                 return pointing(one, area, tolerance=0), pointing(one, area)
 
-            self.hits.append(Hits(both(heat), None if other is None else both(other), both(np.ones(heat.shape)), (across, down)))
+            self.hits.append(
+                Hits(both(heat), None if other is None else both(other), both(even(heat.shape, said.fit.shown(heat.shape))), (across, down))
+            )
 
     def lines(self, frames: int, fps: float, dropped: int) -> list[str]:
         """Text for the terminal."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from dkcam.rendered import Box
@@ -51,6 +53,16 @@ def test_the_peak_of_the_top_class_is_told_beside_tolerance_runner_up_and_chance
     assert rows["or within half a cell (64x60 pixels)"] == ["50%", "50%", "7%"]
     assert [each.chance for each in summary.hits] == [(1 / 60, 4 / 60), *[(0, 4 / 60)] * 3]
     assert all(len(line) <= 78 for line in text.splitlines()[1:])
+
+
+def test_chance_leaves_out_what_is_not_the_picture() -> None:
+    """Letterboxed, the lower and upper rows of the map show grey bars."""
+    said = replace(compared(spot(2, 5), spot(2, 5)), fit=Fit(720, 1280, 320, 320, "letterbox"), top_heat=np.ones((10, 10), np.float32))
+    summary = RunSummary()
+    summary.add(result(replace(said, runner_up=said.top_heat)))
+    inside, within = summary.hits[0].chance
+    shown = summary.hits[0].top  # of all 100 cells; 6 of 10 rows have their centre in the picture
+    assert within == shown[1] * 100 / 60 > 0 and inside == shown[0] * 100 / 60
 
 
 def test_without_the_top_class_map_no_peak_is_claimed() -> None:

@@ -73,16 +73,16 @@ def chance(heat: Map, *areas: Area, shown: Area | None = None) -> dict[str, floa
     pointing: of a peak in any cell whose centre shows the picture, each as likely; exact. energy, energy_ratio: of even
     heat there. iou, whose expectation depends on the map's form: of this very map at any place.
     """
-    even = _even(heat.shape, shown)
+    flat = even(heat.shape, shown)
     return {
-        "pointing": pointing(even, *areas),
-        "energy": energy(even, *areas),
-        "energy_ratio": energy_ratio(even, *areas, shown=shown),
+        "pointing": pointing(flat, *areas),
+        "energy": energy(flat, *areas),
+        "energy_ratio": energy_ratio(flat, *areas, shown=shown),
         "iou": float(np.mean([iou(moved, *areas, fine=8) for moved in anywhere(heat)])),
     }
 
 
-def _even(shape: tuple[int, ...], shown: Area | None) -> NDArray[np.float64]:
+def even(shape: tuple[int, ...], shown: Area | None) -> NDArray[np.float64]:
     """1 in the cells whose centre shows the picture (or the one in its middle, where none does), else 0."""
     area = shown or Area(0, 0, shape[1], shape[0])
     axes = []
