@@ -79,6 +79,17 @@ def test_energy_is_the_drawn_maps(shape: tuple[int, int]) -> None:
         assert heat_in(heat, mask) == pytest.approx(energy(heat, area), abs=2e-4)
 
 
+def test_heat_and_area_where_boxes_overlap_count_once() -> None:
+    heat, fine = np.random.default_rng(1).random((4, 6)), 32
+    boxes = [Area(1, 0.5, 3.5, 2.5), Area(2, 1, 5, 3.25), Area(-1, 3, 1.25, 9)]
+    mask = np.zeros((4 * fine, 6 * fine), bool)
+    for box in (b.within(4, 6) for b in boxes):
+        mask[round(box.top * fine) : round(box.bottom * fine), round(box.left * fine) : round(box.right * fine)] = True
+    assert energy(heat, *boxes) == pytest.approx(heat_in(heat, mask), abs=1e-3)
+    assert area_share((4, 6), *boxes) == pytest.approx(mask.mean())
+    assert energy_ratio(heat, *boxes, shown=Area(0, 1, 6, 3)) == pytest.approx(energy(heat, *boxes) / (mask.mean() * 2))
+
+
 def test_even_heat_has_the_areas_share() -> None:
     even, area = np.ones((5, 8)), Area(1.25, 0.5, 4.0, 3.75)
     assert energy(even, area) == pytest.approx(area_share(even.shape, area)) == pytest.approx(2.75 * 3.25 / 40)
