@@ -10,6 +10,7 @@ $(VENV)/demo.mark: pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet -e '.[cpu,export,page]'
+	@$(BIN)/python -c "from dkcam.runtime.kernels import why_not_native as why; print('note: ' + why() if why() else 'C++ kernels: built')"
 	touch $@
 
 $(VENV)/test.mark: $(VENV)/demo.mark

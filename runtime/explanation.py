@@ -60,14 +60,7 @@ class Explanation:
 
     def peak(self, which: int = 0) -> tuple[float, float] | None:
         """Centre of the hottest cell as (x, y), 0..1 of the frame; None where the heatmap is zero everywhere."""
-        heat = self.heatmap[which]
-        if not float(heat.max()) > 0:
-            return None
-        row, column = np.unravel_index(int(heat.argmax()), heat.shape)
-        x = (float(column) + 0.5) * self.fit.width / heat.shape[1]
-        y = (float(row) + 0.5) * self.fit.height / heat.shape[0]
-        x, y = self.fit.to_frame(x, y)
-        return float(np.clip(x / self.fit.frame_width, 0, 1)), float(np.clip(y / self.fit.frame_height, 0, 1))
+        return self.fit.peak(self.heatmap[which])
 
     def stability(self, which: int = 0) -> float:
         """Map stability over DropKey masks: 1 − mean spread over mean heat, not below 0; 0 for a map without heat.

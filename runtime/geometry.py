@@ -11,7 +11,9 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from dkcam.cells import Area, interpolation, peak
 from dkcam.errors import InputError
+from dkcam.rendered import Box
 from dkcam.spec import RESIZE_MODES
 
 PAD_GREY = 114  # letterbox bars, 0..255
@@ -85,27 +87,46 @@ class Fit:
         """Input coordinates to frame coordinates."""
         return (x - self.offset[1]) / self.scale[1], (y - self.offset[0]) / self.scale[0]
 
+    def to_cells(self, x: float, y: float, shape: tuple[int, ...]) -> tuple[float, float]:
+        """Frame coordinates to cells of a heatmap [h, w] over the input."""
+        down, right = shape[0] / self.height, shape[1] / self.width
+        return (x * self.scale[1] + self.offset[1]) * right, (y * self.scale[0] + self.offset[0]) * down
+
+    def area(self, box: Box, shape: tuple[int, ...]) -> Area:
+        """A frame's box in the cells of a heatmap [h, w]."""
+        return Area(*self.to_cells(box.left, box.top, shape), *self.to_cells(box.right, box.bottom, shape))
+
+    def shown(self, shape: tuple[int, ...]) -> Area:
+        """The cells of a heatmap [h, w] that show the frame: all of them, but for a letterbox's borders."""
+        part = self.part
+        down, right = shape[0] / self.height, shape[1] / self.width
+        return Area(part.to_left * right, part.to_top * down, (part.to_left + part.width) * right, (part.to_top + part.height) * down)
+
+    def cell(self, shape: tuple[int, ...]) -> tuple[float, float]:
+        """Height and width of a heatmap's cell in frame pixels."""
+        return self.height / shape[0] / self.scale[0], self.width / shape[1] / self.scale[1]
+
+    def peak(self, heat: NDArray[np.float32]) -> tuple[float, float] | None:
+        """Centre of the hottest cell as (x, y), 0..1 of the frame, its rim where the input shows more; None without heat."""
+        found = peak(heat)
+        if found is None:
+            return None
+        x, y = self.to_frame(found[0] * self.width / heat.shape[1], found[1] * self.height / heat.shape[0])
+        return float(np.clip(x / self.frame_width, 0, 1)), float(np.clip(y / self.frame_height, 0, 1))
+
     def spread(self, heatmap: NDArray[np.float32]) -> NDArray[np.float32]:
         """Heatmap float32 [h, w] over the input to float32 [H, W] over the frame.
 
         Linear between cell centres, constant beyond the outermost; 0 where the input does not show the frame.
         """
-        rows = _interpolation(self.frame_height, self.height, heatmap.shape[0], self.scale[0], self.offset[0])
-        columns = _interpolation(self.frame_width, self.width, heatmap.shape[1], self.scale[1], self.offset[1])
+        rows = _pixels(self.frame_height, self.height, heatmap.shape[0], self.scale[0], self.offset[0])
+        columns = _pixels(self.frame_width, self.width, heatmap.shape[1], self.scale[1], self.offset[1])
         return np.asarray(rows @ heatmap @ columns.T, np.float32)
 
 
 @lru_cache(maxsize=64)
-def _interpolation(frame: int, size: int, cells: int, scale: float, offset: int) -> NDArray[np.float32]:
-    """Matrix float32 [frame, cells]: each frame pixel's share of the cells along one axis."""
+def _pixels(frame: int, size: int, cells: int, scale: float, offset: int) -> NDArray[np.float32]:
+    """Matrix float32 [frame, cells]: each frame pixel's share of the cells along one axis, 0 where it is not shown."""
     place = (np.arange(frame) + 0.5) * scale + offset
-    cell = np.clip(place * cells / size - 0.5, 0, cells - 1)
-    low = np.floor(cell).astype(int)
-    high = np.minimum(low + 1, cells - 1)
-    share = (cell - low).astype(np.float32)
     seen = ((place >= 0) & (place <= size)).astype(np.float32)
-    matrix = np.zeros((frame, cells), np.float32)
-    everywhere = np.arange(frame)
-    matrix[everywhere, low] += (1 - share) * seen
-    matrix[everywhere, high] += share * seen
-    return matrix
+    return np.asarray(interpolation(place * cells / size, cells, np.float32) * seen[:, None], np.float32)

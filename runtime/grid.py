@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dkcam.cells import interpolation
 from dkcam.errors import InputError, ModelFileError
 from dkcam.runtime.explainer import Classes, Explainer, Explains, Prepared, check_frame, class_numbers
 from dkcam.runtime.explanation import Explanation
@@ -161,14 +162,8 @@ def _along(side: int, count: int) -> tuple[int, list[int]]:
 
 
 def _weights(places: NDArray[np.float64], size: int, cells: int) -> NDArray[np.float32]:
-    """Matrix [places, cells]: linear between cell centres, constant beyond."""
-    at = np.clip(places * cells / size - 0.5, 0, cells - 1)
-    low = np.floor(at).astype(int)
-    matrix = np.zeros((len(places), cells), np.float32)
-    everywhere = np.arange(len(places))
-    matrix[everywhere, low] += 1 - (at - low)
-    matrix[everywhere, np.minimum(low + 1, cells - 1)] += at - low
-    return matrix
+    """Matrix [places, cells]: input pixels to a window's cells."""
+    return interpolation(places * cells / size, cells).astype(np.float32)
 
 
 def grid_explainer(explainer: Explainer, grid: tuple[int, int] | None, background: str | None) -> Explains:

@@ -6,6 +6,9 @@ Both use as many threads as OpenCV is told to (``cv2.setNumThreads``).
 
 from __future__ import annotations
 
+import os
+import shutil
+from importlib.util import find_spec
 from typing import Any
 
 import cv2
@@ -14,10 +17,11 @@ from numpy.typing import NDArray
 
 from dkcam.runtime.geometry import PAD_GREY, Fit
 
+_import_error = ""
 try:
     from dkcam.runtime import _native
-except ImportError:
-    _native = None  # type: ignore[assignment]
+except ImportError as error:
+    _native, _import_error = None, str(error)  # type: ignore[assignment]
 
 Picture = NDArray[np.uint8]
 
@@ -30,6 +34,24 @@ def native_module() -> Any:
 def is_native() -> bool:
     """Whether the C++ kernels are there."""
     return _native is not None
+
+
+def why_not_native() -> str:
+    """One line: why the C++ kernels are missing, as far as can be known, and what to do; "" where they are there."""
+    if _native is not None:
+        return ""
+    if find_spec("dkcam.runtime._native") is not None:
+        return f"dkcam's C++ kernels do not load ({_import_error}); install dkcam again"
+    compiler = next((found for name in (os.environ.get("CXX") or "c++", "g++", "clang++") if (found := shutil.which(name))), None)
+    tried = find_spec("dkcam._native_build_failed") is not None
+    if compiler is None:
+        return "dkcam was built without its C++ kernels, and there is no C++ compiler; after apt install g++, install dkcam again"
+    if tried:
+        return (
+            f"the build of dkcam's C++ kernels failed when it was installed, and there is a compiler ({compiler}) now: "
+            "pip install -v --force-reinstall --no-deps with what you installed it from shows the log"
+        )
+    return f"dkcam was built without its C++ kernels; there is a compiler ({compiler}), so install dkcam again"
 
 
 def shrink(frame: Picture, out: Picture) -> None:

@@ -23,6 +23,16 @@ def test_the_package_sees_the_folders_through_relative_links(name: str) -> None:
     assert link.resolve() == ROOT / name
 
 
+def test_the_jetson_page_names_every_dependency() -> None:
+    """It installs with --no-deps, to keep JetPack's OpenCV."""
+    text = (ROOT / "docs/jetson.md").read_text()
+    line = next(line for line in text.splitlines() if line.strip().startswith("pip install av"))
+    needed = re.findall(r'^    "([a-z0-9-]+)', (ROOT / "pyproject.toml").read_text().split("dependencies = [")[1].split("]")[0], re.M)
+    assert len(needed) >= 7 and "opencv-python" in needed
+    given = {re.split("[<>=]", word.strip("'"))[0] for word in line.split()[2:]}
+    assert set(needed) - {"opencv-python"} <= given
+
+
 @pytest.mark.parametrize(
     "words",
     ["import dkcam", "import dkcam; dkcam.load", "from dkcam.tools.run_command import main", "from dkcam.tools.export_command import main"],

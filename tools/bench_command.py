@@ -57,8 +57,10 @@ def main(
     keep_freed_memory()  # as dk-run does
     engine = EngineOptions(threads, cache=False, provider_options=dict(provider_options))
     graphs = _graphs(model, random_width, size, calibration, device, engine)
-    found: dict[str, Any] = {"machine": _machine(), "model": _described(graphs), "groups": []}
-    click.echo(f"{found['model']['text']} on {found['machine']['processor']}, {found['machine']['cores']} cores")
+    found: dict[str, Any] = {"machine": _machine(threads), "model": _described(graphs), "groups": []}
+    click.echo(
+        f"{found['model']['text']} on {found['machine']['processor']}, {found['machine']['threads']} of {found['machine']['cores']} cores"
+    )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         file.write_bytes(graphs.fp32)
@@ -124,7 +126,7 @@ def _described(graphs: Graphs) -> dict[str, Any]:
     return {"text": text + (", random weights" if random else ""), "device": engine.device, "spec": json.loads(spec.to_json())}
 
 
-def _machine() -> dict[str, Any]:
+def _machine(threads: int) -> dict[str, Any]:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
@@ -138,7 +140,14 @@ def _machine() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     python = platform.python_version()
-    return {"processor": _processor(), "cores": cores(), "python": python, "native_kernels": is_native(), "versions": versions}
+    return {
+        "processor": _processor(),
+        "cores": cores(),
+        "threads": threads or cores(),
+        "python": python,
+        "native_kernels": is_native(),
+        "versions": versions,
+    }
 
 
 def _processor() -> str:

@@ -188,21 +188,10 @@ def _progress(total: int | None) -> Iterator[Callable[[], None]]:
 
 
 def _print(results: dict[str, Any], verdicts: Any) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from dkcam.tools.checks.table import lines
 
-    everything, controls = results["figures"]["all"], results["figures"]["controls"]
-    table = Table(
-        title=f"{results['samples']} {'windows' if results['windows'] else 'pictures'} on {results['device']}", title_justify="left"
-    )
-    for column in ("", "model", *controls):
-        table.add_column(column, justify="left" if not column else "right", no_wrap=column in ("", "model"))
-    for key, value in everything.items():
-        if key != "records":
-            others = [f"{controls[name][key]['mean']:.3g}" if key in controls[name] else "" for name in controls]
-            table.add_row(key, f"{value['mean']:.3g} ({value['low']:.3g} to {value['high']:.3g})", *others)
-    console = Console()
-    console.print(table, width=max(console.width, 100))
+    for line in lines(results):
+        click.echo(line)
     if results["unmatched"]:
         click.echo(f"classes the model does not have, left out: {results['unmatched']}")
     for kind, count in results["problem_counts"].items():

@@ -98,7 +98,7 @@ def main(
     """Draw a model's Grad-CAM heatmaps over frames, live or from files."""
     logs.configure(log_kind, verbose=verbose)
     from dkcam.errors import SinkError, SourceError
-    from dkcam.runtime.kernels import is_native
+    from dkcam.runtime.kernels import is_native, native_module, why_not_native
     from dkcam.runtime.overlay import check_style
     from dkcam.runtime.recording import Rotation
     from dkcam.runtime.sources import is_live
@@ -116,7 +116,9 @@ def main(
     if live and len(set(uris)) < len(uris):
         raise SourceError("a camera is given twice; give each source once")
     if not is_native():
-        logs.say("note", "dkcam was built without a C++ compiler; OpenCV does the per-frame work, slower")
+        logs.say("note", f"OpenCV does the per-frame work, slower: {why_not_native()}")
+    elif verbose:
+        logs.say("info", f"per-frame work: C++ kernels, {native_module().__file__}")
     options = RunOptions(
         model=_model(model, dump),
         sources=tuple(uris),

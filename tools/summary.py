@@ -1,4 +1,4 @@
-"""What a run saw, in a few lines: classes, speed, and where the heat fell against true boxes."""
+"""What a run saw, in a few lines: classes, speed, and where the heat fell against true boxes, beside controls."""
 
 from __future__ import annotations
 
@@ -6,12 +6,26 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
+from dkcam.cells import TOLERANCE, pointing
 from dkcam.rendered import SIGN_NAMES, Box
+from dkcam.runtime.explanation import Explanation
 from dkcam.runtime.result import Result
-from dkcam.spec import STRIDE
+from dkcam.tools.metrics.place import even
+from dkcam.tools.run.compared import Compared
 
 NEAR_SHARE = 0.08  # of the frame's height: a sign smaller than this is too far away to count
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Where peaks lay in one frame, 0..1: (strictly on the sign, within the tolerance). tolerance: frame pixels, (across, down)."""
+
+    top: tuple[float, float]
+    runner_up: tuple[float, float] | None
+    chance: tuple[float, float]
+    tolerance: tuple[float, float]
 
 
 @dataclass
@@ -20,9 +34,9 @@ class RunSummary:
 
     labels: Counter[str] = field(default_factory=Counter)
     infer_ms: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
-    with_sign: int = 0
+    heights: list[float] = field(default_factory=list)  # of the signs that stood near, frame pixels
     recognised: int = 0
-    on_sign: int = 0
+    hits: list[Hits] = field(default_factory=list)  # of recognised signs
     device: str = ""
 
     def add(self, result: Result) -> None:
@@ -30,23 +44,27 @@ class RunSummary:
         self.infer_ms.append(result.latency.infer)
         self.device = result.explanation.device
         if result.frame.boxes is not None:
-            self._compare(result, nearest_sign(result.frame.boxes, *result.frame.image.shape[:2]))
+            self._compare(result.explanation, nearest_sign(result.frame.boxes, *result.frame.image.shape[:2]))
 
-    def _compare(self, result: Result, sign: Box | None) -> None:
+    def _compare(self, said: Explanation, sign: Box | None) -> None:
         if sign is None:
             return
-        self.with_sign += 1
-        said = result.explanation
-        if said.top(1)[0].label != sign.label:
+        self.heights.append(sign.bottom - sign.top)
+        top = said.top(1)[0]
+        if top.label != sign.label:
             return
         self.recognised += 1
-        peak = said.peak()
-        height, width = result.frame.image.shape[:2]
-        if peak is not None:
-            down, right = said.fit.scale
-            slack_x, slack_y = STRIDE / 2 / right, STRIDE / 2 / down  # half a layer4 cell in frame pixels
-            x, y = peak[0] * width, peak[1] * height
-            self.on_sign += sign.left - slack_x <= x <= sign.right + slack_x and sign.top - slack_y <= y <= sign.bottom + slack_y
+        heat = said.top_heat if isinstance(said, Compared) else _map_of(said, top.index)
+        if heat is not None:
+            area, other = said.fit.area(sign, heat.shape), said.runner_up if isinstance(said, Compared) else None
+            down, across = (TOLERANCE * side for side in said.fit.cell(heat.shape))
+
+            def both(one: NDArray[np.floating]) -> tuple[float, float]:
+                return pointing(one, area, tolerance=0), pointing(one, area)
+
+            self.hits.append(
+                Hits(both(heat), None if other is None else both(other), both(even(heat.shape, said.fit.shown(heat.shape))), (across, down))
+            )
 
     def lines(self, frames: int, fps: float, dropped: int) -> list[str]:
         """Text for the terminal."""
@@ -56,13 +74,31 @@ class RunSummary:
             + (f", {dropped} dropped" if dropped else ""),
             f"top class, frames: {seen}",
         ]
-        if self.with_sign:
+        if self.heights:
             found.append(
-                f"a sign stood near in {self.with_sign} frames: recognised in {self.recognised} "
-                f"({self.recognised / self.with_sign:.0%}), heat peak on the sign in {self.on_sign} of those"
-                + (f" ({self.on_sign / self.recognised:.0%})" if self.recognised else "")
+                f"drawn scenes: sign of {min(self.heights):.0f} to {max(self.heights):.0f} pixels in {len(self.heights)} frames, "
+                f"recognised in {self.recognised} ({self.recognised / len(self.heights):.0%})"
             )
-        return found
+        return found + (self._table() if self.hits else [])
+
+    def _table(self) -> list[str]:
+        across, down = self.hits[0].tolerance
+        others = [each.runner_up for each in self.hits if each.runner_up is not None]
+        columns = {"top class": [each.top for each in self.hits]} | ({"runner-up": others} if others else {})
+        columns["chance"] = [each.chance for each in self.hits]
+        head = f"of those {len(self.hits)}, heat peak"
+        rows = ["strictly on the sign", f"or within half a cell ({across:.0f}x{down:.0f} pixels)"]
+        wide = max(len(head), *(len(row) + 2 for row in rows))
+        lines = [head.ljust(wide) + "".join(f"{name:>11}" for name in columns)]
+        for k, row in enumerate(rows):
+            lines.append(f"  {row}".ljust(wide) + "".join(f"{np.mean([pair[k] for pair in pairs]):>11.0%}" for pairs in columns.values()))
+        return lines
+
+
+def _map_of(said: Explanation, index: int) -> NDArray[np.float32] | None:
+    """The class's heatmap, where it was asked for."""
+    rows = np.flatnonzero(said.explained == index)
+    return said.heatmap[rows[0]] if rows.size else None
 
 
 def nearest_sign(boxes: tuple[Box, ...], height: int, width: int) -> Box | None:

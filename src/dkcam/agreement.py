@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Map = NDArray[np.floating[Any]]
+from dkcam.cells import Map, hottest
 
 HOTTEST = 0.2
 
@@ -42,5 +41,4 @@ def overlap_of_hottest(a: Map, b: Map, share: float = HOTTEST) -> float:
 
 def peak_shift(a: Map, b: Map) -> float:
     """Distance of the hottest cells of two maps [h, w], in cells."""
-    places = [np.unravel_index(int(values.argmax()), values.shape) for values in (a, b)]
-    return math.dist(*(tuple(map(float, place)) for place in places))
+    return math.dist(hottest(a), hottest(b))

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
 from dkcam.errors import ParityError
@@ -40,7 +43,22 @@ def test_a_frozen_heatmap_is_caught() -> None:
         if "heatmap" in node.output:
             node.input[0] = "frozen"
     model.graph.initializer.append(numpy_helper.from_array(np.ones((1, 1, 2, 3), np.float32), "frozen"))
-    assert verify(model.SerializeToString(), checkpoint, spec).input_dependence == 0
+    parity = verify(model.SerializeToString(), checkpoint, spec)
+    assert parity.input_dependence == 0
+    with pytest.raises(ParityError, match="heatmap differs from autograd by"):
+        parity.check()
+    with pytest.raises(ParityError, match="gradient is frozen"):  # also where autograd's map on these pictures were the same
+        replace(parity, rows=()).check()
+
+
+def test_a_heatmap_of_zeros_is_caught_though_autograd_agrees() -> None:
+    checkpoint = tiny_checkpoint()
+    weights = {name: torch.zeros_like(value) if name.startswith("fc.") else value for name, value in checkpoint.weights.items()}
+    dead = replace(checkpoint, weights=weights)
+    parity = verify(write_graph(dead, spec := make_spec(dead, ExportOptions(size=(64, 96)))), dead, spec)
+    assert all(row.passed for row in parity.rows) and parity.input_dependence == 0
+    with pytest.raises(ParityError, match="zero everywhere"):
+        parity.check()
 
 
 def test_calibration_pictures_are_used() -> None:

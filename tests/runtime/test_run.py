@@ -22,6 +22,7 @@ from click.testing import CliRunner, Result
 
 import dkcam
 from dkcam.errors import EngineError
+from dkcam.runtime.explainer import DEMO_MODEL
 from dkcam.runtime.pipeline import Pipeline
 from dkcam.runtime.sinks import open_sink
 from dkcam.runtime.sources import open_source
@@ -101,8 +102,21 @@ def test_odd_sizes_and_several_classes(model_file: Path, tmp_path: Path) -> None
 
 def test_the_rendered_drive_knows_its_boxes(model_file: Path, tmp_path: Path) -> None:
     result = run("--model", model_file, "--source", "demo:frames=30", "--headless", "--sink", tmp_path / "e.jsonl")
-    assert result.exit_code == 0 and "a sign stood near in" in result.output
+    assert result.exit_code == 0 and "drawn scenes: sign of " in result.output
     assert {"label", "box"} == set(lines(tmp_path / "e.jsonl")[0]["boxes"][0])
+
+
+def test_the_rendered_drives_runner_up_is_measured_and_not_drawn(tmp_path: Path) -> None:
+    words = ("--model", DEMO_MODEL, "--source", "demo:frames=6", "--headless", "--sink", tmp_path / "e.jsonl", "--sink", tmp_path / "p")
+    (tmp_path / "p").mkdir()
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    assert " ".join(result.output.split()).count("of those 6, heat peak top class runner-up chance") == 1
+    assert [line["explained"] for line in lines(tmp_path / "e.jsonl")] == [["yield"]] * 6
+    assert {cv2.imread(str(picture)).shape for picture in (tmp_path / "p").iterdir()} == {(720, 1280, 3)}
+    two = run(*words[:5], "--explain", "stop,-2", "--sink", tmp_path / "two.jsonl")
+    assert " ".join(two.output.split()).count("of those 6, heat peak top class runner-up chance") == 1
+    assert [line["explained"][0] for line in lines(tmp_path / "two.jsonl")] == ["stop"] * 6
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_windows_show_their_sign_where_the_frame_has_it(composed: ComposedScenes
 def test_the_drives_boxes_hold_the_signs_colours() -> None:
     """Painting the sign changes the frame inside its box, and not elsewhere (but for the post below)."""
     frames = list(Drive(frames=24, height=360, width=640))
-    picture, boxes = frames[-1]
+    picture, boxes = frames[0]
     sign = max((b for b in boxes if b.label in SIGN_NAMES), key=lambda b: b.right - b.left)
     assert sign.right - sign.left > 20
     inside = picture[int(sign.top) : int(sign.bottom), int(sign.left) : int(sign.right)].astype(int)

@@ -22,7 +22,7 @@ from dkcam.runtime.explainer import Explainer
 from dkcam.runtime.explanation import Explanation
 from dkcam.runtime.geometry import Fit
 from dkcam.runtime.overlay import draw, map_table
-from dkcam.tools.bench.peers import PEERS, Peer, opencv_overlay, usual_input
+from dkcam.tools.bench.peers import HEAD_ALONE, PEERS, NoCompiler, Peer, opencv_overlay, tensor_of, torch_threads, usual_input
 from dkcam.tools.bench.timing import Candidate, Row, Skipped, paired
 
 Report = Callable[[str], None]
@@ -67,7 +67,7 @@ def frames(height: int, width: int, count: int = 4) -> list[NDArray[np.uint8]]:
 def every_group(graphs: Graphs, rounds: int, peers: bool, report: Report) -> Iterator[tuple[str, str, Rows]]:
     """(title, reference, rows), as they are measured."""
     groups: list[tuple[str, str, Callable[[], Rows]]] = [
-        ("Inference", "heatmap in the graph", partial(_inference, graphs, rounds)),
+        ("Inference", "heatmap in the graph", partial(_inference, graphs, rounds, peers)),
         ("Precision", "fp32", partial(_precision, graphs, rounds)),
         ("Stages at 1280x720", "preprocess", partial(_stages, graphs, rounds)),
         ("Overlay at 1920x1080", "dkcam", partial(_overlay, rounds)),
@@ -77,7 +77,9 @@ def every_group(graphs: Graphs, rounds: int, peers: bool, report: Report) -> Ite
     ]
     for title, reference, measure in groups:
         report(title)
-        yield title, reference, measure()
+        with torch_threads(graphs.engine.threads):
+            rows = measure()
+        yield title, reference, rows
 
 
 def _skipped(names: list[str], graphs: Graphs) -> Rows:
@@ -95,7 +97,7 @@ def _runs(graphs: Graphs, data: bytes, classes: int = 1) -> Candidate:
     return lambda number: engine.run(prepared[number % len(prepared)], chosen, mask)
 
 
-def _inference(graphs: Graphs, rounds: int) -> Rows:
+def _inference(graphs: Graphs, rounds: int, peers: bool) -> Rows:
     candidates = {"heatmap in the graph": _runs(graphs, graphs.fp32)}
     missing = _skipped(["classification alone", "5 classes", "32 masks", "128 masks"], graphs)
     if graphs.checkpoint:
@@ -105,7 +107,20 @@ def _inference(graphs: Graphs, rounds: int) -> Rows:
         if graphs.checkpoint.config.variant == "dropkey":
             for count in (32, 128):
                 candidates[f"{count} masks"] = _runs(graphs, graphs.other(samples=count))
+    if peers:
+        missing += _skipped(list(HEAD_ALONE), graphs)
+        for name, make in HEAD_ALONE.items() if graphs.checkpoint else ():
+            missing += _try(name, partial(_torch, graphs, make), candidates)
     return [*paired(candidates, "heatmap in the graph", rounds), *missing]
+
+
+def _torch(graphs: Graphs, make: Callable[[Any], Callable[[Any], Any]]) -> Candidate:
+    """On prepared input, as the graphs are."""
+    engine = graphs.open(graphs.fp32)
+    module = graphs.checkpoint.module()
+    module = module if engine.device == "cpu" else _on_gpu(module)
+    heatmap, inputs = make(module), [tensor_of(frame, engine.spec, module) for frame in frames(720, 1280)]
+    return lambda number: heatmap(inputs[number % len(inputs)]).cpu()
 
 
 def _precision(graphs: Graphs, rounds: int) -> Rows:
@@ -192,18 +207,32 @@ def _whole(graphs: Graphs, rounds: int, peers: bool, height: int, width: int) ->
     if peers:
         missing += _skipped(list(PEERS), graphs)
         for name, make in PEERS.items() if graphs.checkpoint else ():
-            try:
+
+            def open_peer(make: Callable[..., Peer] = make) -> Candidate:
                 module = graphs.checkpoint.module()
-                run = make(module if explainer.device == "cpu" else _on_gpu(module), explainer.spec, graphs.fp32)
-                run(pictures[0])
-            except ImportError as error:
-                missing.append(Skipped(name, f"not installed ({error})"))
-                continue
-            except Exception as error:  # whatever another project raises, the rest is still worth measuring
-                missing.append(Skipped(name, f"failed: {' '.join(str(error).split())[:100]}"))
-                continue
-            candidates[name] = partial(_on, run, pictures)
+                return partial(
+                    _on,
+                    make(module if explainer.device == "cpu" else _on_gpu(module), explainer.spec, graphs.fp32, graphs.engine.threads),
+                    pictures,
+                )
+
+            missing += _try(name, open_peer, candidates)
     return [*paired(candidates, "dkcam", max(rounds // 2, 3)), *missing]
+
+
+def _try(name: str, make: Callable[[], Candidate], candidates: dict[str, Candidate]) -> Rows:
+    """Add a candidate that runs; else say why it does not."""
+    try:
+        run = make()
+        run(0)
+    except ImportError as error:
+        return [Skipped(name, f"not installed ({error})")]
+    except NoCompiler as error:
+        return [Skipped(name, str(error))]
+    except Exception as error:  # whatever another project raises, the rest is still worth measuring
+        return [Skipped(name, f"failed: {' '.join(str(error).split())[:100]}")]
+    candidates[name] = run
+    return []
 
 
 def _on_gpu(module: Any) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import cv2
@@ -29,12 +30,100 @@ def tensor_of(frame: Frame, spec: ModelSpec, module: Any) -> Any:
     return torch.from_numpy(usual_input(frame, spec)[None]).to(next(module.parameters()).device)
 
 
-def grad_cam(module: Any, spec: ModelSpec, data: bytes) -> Peer:
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """torch on as many threads as the engine; 0 leaves its own choice, one a core."""
+    try:
+        import torch
+    except ImportError:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def frozen(module: Any) -> Any:
+    """No gradient of weights, which nobody asks for: the graph begins at layer4's output, as in ``head_alone``.
+
+    pytorch-grad-cam, torch-cam and captum put their hooks behind this one and find a tensor that wants its gradient.
+    """
+    module.requires_grad_(False)
+    module.layer4.register_forward_hook(lambda layer, given, features: features.requires_grad_(True))
+    return module
+
+
+def head_alone(module: Any) -> Callable[[Any], Any]:
+    """The least that torch has to do: the backbone without a graph, the top logit's gradient from the head alone.
+
+    Normalised input float32 [1, 3, H, W] to Grad-CAM float32 [h, w].
+    """
+    import torch
+
+    module.requires_grad_(False)
+
+    def run(x: Any) -> Any:
+        with torch.no_grad():
+            features = module.backbone(x)
+        features.requires_grad_(True)
+        score = module.head(features).max(1).values.sum()
+        gradient = torch.autograd.grad(score, features)[0]
+        return (gradient.mean((2, 3), keepdim=True) * features.detach()).sum(1).relu()[0]
+
+    return run
+
+
+def compiled_head_alone(module: Any) -> Callable[[Any], Any]:
+    """The same as one function for torch.compile, which cannot look into ``autograd.grad``. Errors: NoCompiler."""
+    import torch
+
+    module.requires_grad_(False)
+
+    def heatmap(x: Any) -> Any:
+        features = module.backbone(x)
+        gradient = torch.func.grad(lambda given: module.head(given).max(1).values.sum())(features)
+        return (gradient.mean((2, 3), keepdim=True) * features).sum(1).relu()[0]
+
+    compiled = torch.compile(heatmap, fullgraph=True)
+
+    def run(x: Any) -> Any:
+        try:
+            with torch.no_grad():
+                return compiled(x)
+        except Exception as error:
+            if "InvalidCxxCompiler" in f"{type(error).__name__} {error}":
+                raise NoCompiler("torch.compile needs a C++ compiler and found none (apt install g++)") from error
+            raise
+
+    return run
+
+
+class NoCompiler(Exception):
+    """torch.compile cannot work here."""
+
+
+def eager(module: Any, spec: ModelSpec, data: bytes, threads: int = 0) -> Peer:
+    return _drawn(head_alone(module), module, spec)
+
+
+def compiled(module: Any, spec: ModelSpec, data: bytes, threads: int = 0) -> Peer:
+    return _drawn(compiled_head_alone(module), module, spec)
+
+
+def _drawn(heatmap: Callable[[Any], Any], module: Any, spec: ModelSpec) -> Peer:
+    """With OpenCV around it."""
+    return lambda frame: opencv_overlay(frame, heatmap(tensor_of(frame, spec, module)).cpu().numpy())
+
+
+def grad_cam(module: Any, spec: ModelSpec, data: bytes, threads: int = 0) -> Peer:
     """pytorch-grad-cam with its own show_cam_on_image."""
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.image import show_cam_on_image
 
-    cam = GradCAM(model=module, target_layers=[module.layer4])
+    cam = GradCAM(model=frozen(module), target_layers=[module.layer4])
 
     def run(frame: Frame) -> Any:
         heat = cam(input_tensor=tensor_of(frame, spec, module), targets=None)[0]
@@ -43,13 +132,13 @@ def grad_cam(module: Any, spec: ModelSpec, data: bytes) -> Peer:
     return run
 
 
-def torch_cam(module: Any, spec: ModelSpec, data: bytes) -> Peer:
+def torch_cam(module: Any, spec: ModelSpec, data: bytes, threads: int = 0) -> Peer:
     """torch-cam with its own overlay_mask."""
     from PIL import Image
     from torchcam.methods import GradCAM
     from torchcam.utils import overlay_mask
 
-    extractor = GradCAM(module, "layer4")
+    extractor = GradCAM(frozen(module), "layer4")
 
     def run(frame: Frame) -> Any:
         scores = module(tensor_of(frame, spec, module))
@@ -59,12 +148,12 @@ def torch_cam(module: Any, spec: ModelSpec, data: bytes) -> Peer:
     return run
 
 
-def captum(module: Any, spec: ModelSpec, data: bytes) -> Peer:
+def captum(module: Any, spec: ModelSpec, data: bytes, threads: int = 0) -> Peer:
     """captum's LayerGradCam; it has no overlay, so OpenCV's colour map and addWeighted."""
     import torch
     from captum.attr import LayerGradCam
 
-    layer = LayerGradCam(module, module.layer4)
+    layer = LayerGradCam(frozen(module), module.layer4)
 
     def run(frame: Frame) -> Any:
         x = tensor_of(frame, spec, module)
@@ -75,12 +164,14 @@ def captum(module: Any, spec: ModelSpec, data: bytes) -> Peer:
     return run
 
 
-def openvino(module: Any, spec: ModelSpec, data: bytes) -> Peer:
+def openvino(module: Any, spec: ModelSpec, data: bytes, threads: int = 0) -> Peer:
     """OpenVINO's own runtime with dkcam's graph, OpenCV around it."""
     from openvino import Core
 
     core = Core()
-    compiled = core.compile_model(core.read_model(data), "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+    compiled = core.compile_model(
+        core.read_model(data), "CPU", {"PERFORMANCE_HINT": "LATENCY"} | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
+    )
     top = np.array([-1], np.int64)
 
     def run(frame: Frame) -> Any:
@@ -97,7 +188,14 @@ def opencv_overlay(frame: Frame, heat: NDArray[np.float32]) -> Frame:
     return np.asarray(cv2.addWeighted(frame, 0.4, coloured, 0.6, 0), np.uint8)
 
 
-PEERS: Mapping[str, Callable[[Any, ModelSpec, bytes], Peer]] = {
+HEAD_ALONE: Mapping[str, Callable[[Any], Callable[[Any], Any]]] = {
+    "torch, gradient from the head alone": head_alone,
+    "the same, torch.compile": compiled_head_alone,
+}
+
+PEERS: Mapping[str, Callable[..., Peer]] = {
+    "torch, gradient from the head alone": eager,
+    "the same, torch.compile": compiled,
     "pytorch-grad-cam": grad_cam,
     "torch-cam": torch_cam,
     "captum": captum,

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
+from dkcam.cells import peak
 from dkcam.interval import Mean, mean
-from dkcam.tools.checks.measure import CONTROLS, Record, by_key, control, labels_of
+from dkcam.tools.checks.measure import CONTROLS, PLACES, Record, by_key, control, labels_of
 from dkcam.tools.checks.rules import AGAINST, CAUSAL, JITTER, MEASURES, Rule, Rules, normal
 from dkcam.tools.metrics.place import centroid
 from dkcam.tools.metrics.temporal import jitter
@@ -75,17 +76,14 @@ def _middle(record: Record) -> tuple[float, float] | None:
     """The first object's centre, 0..1 of the input."""
     if not record.sample.boxes:
         return None
-    box, fit = record.sample.boxes[0], record.fit
-    (down, right), (y, x) = fit.scale, fit.offset
-    return ((box.left + box.right) / 2 * right + x) / fit.width, ((box.top + box.bottom) / 2 * down + y) / fit.height
+    box = record.sample.boxes[0]
+    return record.fit.to_cells((box.left + box.right) / 2, (box.top + box.bottom) / 2, (1, 1))
 
 
 def _peak(record: Record) -> tuple[float, float] | None:
     """The hottest cell's centre, 0..1 of the input."""
-    if not float(record.heatmap.max()) > 0:
-        return None
-    row, column = divmod(int(record.heatmap.argmax()), record.heatmap.shape[1])
-    return (column + 0.5) / record.heatmap.shape[1], (row + 0.5) / record.heatmap.shape[0]
+    found = peak(record.heatmap)
+    return found and (found[0] / record.heatmap.shape[1], found[1] / record.heatmap.shape[0])
 
 
 def summary(records: Sequence[Record]) -> dict[str, Any]:
@@ -99,7 +97,7 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
         "classes": {name: _figures(part) for name, part in parts.items() if name != "all"},
         "sizes": {name: _figures(part) for name, part in sizes.items() if part},
         "controls": {
-            name: {key: _as_dict(_mean(control(records, name, key))) for key in ("pointing", "energy_ratio")}
+            name: {key: _as_dict(_mean(control(records, name, key))) for key in PLACES}
             for name in CONTROLS
             if control(records, name, "pointing")
         },

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkcam.agreement import pearson
+from dkcam.cells import Area, pointing
 from dkcam.errors import ModelFileError
-from dkcam.rendered import Box
 from dkcam.runtime.explainer import Explains
 from dkcam.runtime.explanation import Explanation
 from dkcam.runtime.geometry import Fit
@@ -21,17 +21,18 @@ from dkcam.tools.checks.rules import Rules, filled
 from dkcam.tools.checks.samples import Sample
 from dkcam.tools.corruptions import parse_corruption
 from dkcam.tools.metrics.causal import deletion, insertion
-from dkcam.tools.metrics.place import Area, area_share, centred_gaussian, energy, entropy, heat_in, iou, pointing
+from dkcam.tools.metrics.place import centred_gaussian, chance, energy, energy_ratio, entropy, heat_in, iou
 
 BATCH = 16
-CONTROLS = ("centred Gaussian", "even heat", "edges", "wrong class")
+CONTROLS = ("chance", "centred Gaussian", "edges", "wrong class")
+PLACES = ("pointing", "energy", "energy_ratio", "iou")  # the measures that have controls
 
 Map = NDArray[np.floating[Any]]
 
 
 @dataclass
 class Record:
-    """One sample's figures. values: by ``Rule.key``. controls: name → pointing and energy_ratio there. size: of the object,
+    """One sample's figures. values: by ``Rule.key``. controls: name → the same figures of ``PLACES``. size: of the object,
     square root of its area in the model's pixels, nan without one. box: of the first object, 0..1 of the sample.
     """
 
@@ -93,9 +94,9 @@ def _batch(explainer: Explains, batch: Sequence[Sample], rules: Rules, against: 
             if heat.shape == second[1].shape and (heat.std() > 0 or second[1].std() > 0):
                 record.values["correlation"] = pearson(heat, second[1])
             record.values["probability_change"] = float(second[0].probabilities[_index(sample, said)] - record.probability)
-            areas = [area_of(box, record.fit, heat.shape) for box in sample.boxes]
-            if areas:
-                record.values["other_pointing"] = float(any(pointing(second[1], area) for area in areas))
+            if sample.boxes:
+                areas = [second[0].fit.area(box, second[1].shape) for box in sample.boxes]
+                record.values["other_pointing"] = pointing(second[1], *areas)
         wanted = {rule.measure for rule in rules.rules}
         for name, area in (("insertion", insertion), ("deletion", deletion)):
             if name in wanted:
@@ -138,14 +139,12 @@ def _record(sample: Sample, said: Explanation, heat: Map, wrong: Map | None, rul
         values[f"region:{name}"] = heat_in(heat, region_in_input(rules, name, sample, said.fit))
     size, controls = math.nan, {}
     if sample.boxes:
-        areas = [area_of(box, said.fit, heat.shape) for box in sample.boxes]
-        values |= _places(heat, areas) | {"energy": _energy(heat, areas), "iou": float(np.max([iou(heat, area) for area in areas]))}
+        areas, shown = [said.fit.area(box, heat.shape) for box in sample.boxes], said.fit.shown(heat.shape)
+        values |= _places(heat, areas, shown)
         others: dict[str, Map] = {"centred Gaussian": centred_gaussian(*heat.shape), "edges": edges(sample.image, heat.shape, said.fit)}
         if wrong is not None:
             others["wrong class"] = wrong
-        controls = {name: _places(other, areas) for name, other in others.items()}
-        share = min(1.0, sum(area_share(heat.shape, area) for area in areas))
-        controls["even heat"] = {"pointing": share, "energy_ratio": 1.0}
+        controls = {"chance": chance(heat, *areas, shown=shown)} | {name: _places(other, areas, shown) for name, other in others.items()}
         first = sample.boxes[0]
         down, right = said.fit.scale
         size = math.sqrt((first.right - first.left) * right * (first.bottom - first.top) * down)
@@ -153,23 +152,14 @@ def _record(sample: Sample, said: Explanation, heat: Map, wrong: Map | None, rul
     return Record(sample, label, top.label, float(said.probabilities[index]), heat, said.fit, size, values, controls)
 
 
-def _places(heat: Map, areas: Sequence[Area]) -> dict[str, float]:
-    share = min(1.0, sum(area_share(heat.shape, area) for area in areas))
-    pointed = float(any(pointing(heat, area) for area in areas))
-    return {"pointing": pointed, "energy_ratio": _energy(heat, areas) / share if share > 0 else 0.0}
-
-
-def _energy(heat: Map, areas: Sequence[Area]) -> float:
-    """In any of the areas; where they overlap the heat counts once for each, at most all of it."""
-    return min(1.0, sum(energy(heat, area) for area in areas))
-
-
-def area_of(box: Box, fit: Fit, shape: tuple[int, ...]) -> Area:
-    """A frame's box in the heatmap's cells."""
-    down, right = fit.scale
-    x, y = shape[1] / fit.width, shape[0] / fit.height
-    left, top = (box.left * right + fit.offset[1]) * x, (box.top * down + fit.offset[0]) * y
-    return Area(left, top, (box.right * right + fit.offset[1]) * x, (box.bottom * down + fit.offset[0]) * y)
+def _places(heat: Map, areas: Sequence[Area], shown: Area) -> dict[str, float]:
+    """The measures that ask where the heat lies, by name."""
+    return {
+        "pointing": pointing(heat, *areas),
+        "energy": energy(heat, *areas),
+        "energy_ratio": energy_ratio(heat, *areas, shown=shown),
+        "iou": iou(heat, *areas),
+    }
 
 
 def region_in_input(rules: Rules, name: str, sample: Sample, fit: Fit) -> NDArray[np.bool_]:

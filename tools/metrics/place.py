@@ -1,73 +1,48 @@
-"""Where the heat lies. Heatmaps are float [h, w], ≥ 0; places are in cells: x from 0 to w, y from 0 to h, cell (i, j)
-covers j..j+1 by i..i+1. Between cell centres heat is linear, beyond the outermost constant, as overlays show it.
+"""Where the heat lies. Heatmaps are float [h, w], ≥ 0; places are in cells, as in ``dkcam.cells``. Several areas count as their
+union, but for ``iou``.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-Map = NDArray[np.floating[Any]]
+from dkcam.cells import Area, Map, interpolation, pointing
+
+ANYWHERE = 64  # places of ``anywhere``
 
 
-@dataclass(frozen=True)
-class Area:
-    """A rectangle in cells."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    def within(self, height: int, width: int) -> Area:
-        """The part that lies on the map."""
-        left, right = (min(max(value, 0.0), width) for value in (self.left, self.right))
-        top, bottom = (min(max(value, 0.0), height) for value in (self.top, self.bottom))
-        return Area(left, top, max(right, left), max(bottom, top))
-
-
-def pointing(heat: Map, area: Area, tolerance: float = 0.5) -> bool:
-    """Whether the centre of the hottest cell lies in the area, or within ``tolerance`` cells of it.
-
-    The pointing game of Zhang et al., "Top-down Neural Attention by Excitation Backprop", ECCV 2016, there with 15
-    pixels. A map without heat points nowhere. Of equal cells the first one counts.
-    """
-    if not float(heat.max()) > 0:
-        return False
-    row, column = np.unravel_index(int(heat.argmax()), heat.shape)
-    x, y = float(column) + 0.5, float(row) + 0.5
-    return area.left - tolerance <= x <= area.right + tolerance and area.top - tolerance <= y <= area.bottom + tolerance
-
-
-def energy(heat: Map, area: Area) -> float:
-    """Share of the heat that lies in the area, 0..1; 0 for a map without heat.
+def energy(heat: Map, *areas: Area) -> float:
+    """Share of the heat that lies in the areas, 0..1; 0 for a map without heat.
 
     The energy-based pointing game of Wang et al., "Score-CAM", CVPR workshops 2020, integrated exactly over the
     interpolated map.
     """
-    inside = area.within(*heat.shape)
-    total = _integral(heat, 0, heat.shape[0], 0, heat.shape[1])
-    return _integral(heat, inside.top, inside.bottom, inside.left, inside.right) / total if total > 0 else 0.0
+    total = _integral(heat, Area(0, 0, heat.shape[1], heat.shape[0]))
+    return min(1.0, sum(_integral(heat, part) for part in _parts(heat.shape, areas)) / total) if total > 0 else 0.0
 
 
-def area_share(shape: tuple[int, ...], area: Area) -> float:
-    """The area's share of the map, 0..1: the energy of a map that is the same everywhere."""
-    inside = area.within(shape[0], shape[1])
-    return (inside.right - inside.left) * (inside.bottom - inside.top) / (shape[0] * shape[1])
+def area_share(shape: tuple[int, ...], *areas: Area, shown: Area | None = None) -> float:
+    """The areas' share of the picture, 0..1: the energy of a map that is the same everywhere. shown: where the map shows the
+    picture, default everywhere.
+    """
+    whole = (shown or Area(0, 0, shape[1], shape[0])).within(shape[0], shape[1])
+    size = (whole.right - whole.left) * (whole.bottom - whole.top)
+    return min(1.0, sum((part.right - part.left) * (part.bottom - part.top) for part in _parts(shape, areas)) / size) if size > 0 else 0.0
 
 
-def energy_ratio(heat: Map, area: Area) -> float:
-    """Energy over area share: 1 for even heat, above 1 where heat gathers in the area; 0 for an empty area."""
-    share = area_share(heat.shape, area)
-    return energy(heat, area) / share if share > 0 else 0.0
+def energy_ratio(heat: Map, *areas: Area, shown: Area | None = None) -> float:
+    """Energy over area share: 1 for even heat, above 1 where heat gathers in the areas; 0 for empty areas."""
+    share = area_share(heat.shape, *areas, shown=shown)
+    return energy(heat, *areas) / share if share > 0 else 0.0
 
 
-def iou(heat: Map, area: Area, quantile: float = 0.8, fine: int = 16) -> float:
-    """Intersection over union of the area and the map's hottest 1 − ``quantile``, 0..1.
+def iou(heat: Map, *areas: Area, quantile: float = 0.8, fine: int = 16) -> float:
+    """Intersection over union of an area and the map's hottest 1 − ``quantile``, 0..1; the best of several areas.
 
     Sampled at ``fine`` × ``fine`` points a cell. 0 for a map without heat.
     """
@@ -75,11 +50,48 @@ def iou(heat: Map, area: Area, quantile: float = 0.8, fine: int = 16) -> float:
         return 0.0
     height, width = heat.shape
     y, x = (np.arange(cells * fine) / fine + 0.5 / fine for cells in (height, width))
-    values = _interpolation(y, height) @ heat.astype(np.float64) @ _interpolation(x, width).T
+    values = interpolation(y, height) @ heat.astype(np.float64) @ interpolation(x, width).T
     hot = values > np.quantile(values, quantile)
-    inside = ((y >= area.top) & (y < area.bottom))[:, None] & ((x >= area.left) & (x < area.right))[None]
-    union = int((hot | inside).sum())
-    return int((hot & inside).sum()) / union if union else 0.0
+    best = 0.0
+    for area in areas:
+        inside = ((y >= area.top) & (y < area.bottom))[:, None] & ((x >= area.left) & (x < area.right))[None]
+        union = int((hot | inside).sum())
+        best = max(best, int((hot & inside).sum()) / union if union else 0.0)
+    return best
+
+
+def anywhere(heat: Map, most: int = ANYWHERE) -> Iterator[Map]:
+    """The same map moved on, round the rim: to every place, or to ``most`` of them, drawn with a fixed seed."""
+    for place in np.random.default_rng(0).permutation(heat.size)[:most]:
+        down, right = divmod(int(place), heat.shape[1])
+        yield np.roll(heat, (down, right), (0, 1))
+
+
+def chance(heat: Map, *areas: Area, shown: Area | None = None) -> dict[str, float]:
+    """What each measure gives for a map that knows nothing of the areas.
+
+    pointing: of a peak in any cell whose centre shows the picture, each as likely; exact. energy, energy_ratio: of even
+    heat there. iou, whose expectation depends on the map's form: of this very map at any place.
+    """
+    flat = even(heat.shape, shown)
+    return {
+        "pointing": pointing(flat, *areas),
+        "energy": energy(flat, *areas),
+        "energy_ratio": energy_ratio(flat, *areas, shown=shown),
+        "iou": float(np.mean([iou(moved, *areas, fine=8) for moved in anywhere(heat)])),
+    }
+
+
+def even(shape: tuple[int, ...], shown: Area | None) -> NDArray[np.float64]:
+    """1 in the cells whose centre shows the picture (or the one in its middle, where none does), else 0."""
+    area = shown or Area(0, 0, shape[1], shape[0])
+    axes = []
+    for low, high, cells in ((area.top, area.bottom, shape[0]), (area.left, area.right, shape[1])):
+        centres = np.arange(cells) + 0.5
+        seen = (centres >= low) & (centres <= high)
+        seen[min(max(int((low + high) / 2), 0), cells - 1)] = True
+        axes.append(seen.astype(np.float64))
+    return np.asarray(np.outer(*axes), np.float64)
 
 
 def entropy(heat: Map) -> float:
@@ -98,7 +110,7 @@ def entropy(heat: Map) -> float:
 def heat_in(heat: Map, mask: NDArray[np.bool_]) -> float:
     """Share of the heat under a mask [H, W] that covers the same picture at any finer size, 0..1; 0 without heat."""
     y, x = ((np.arange(side) + 0.5) * cells / side for side, cells in zip(mask.shape, heat.shape, strict=True))
-    values = _interpolation(y, heat.shape[0]) @ heat.astype(np.float64) @ _interpolation(x, heat.shape[1]).T
+    values = interpolation(y, heat.shape[0]) @ heat.astype(np.float64) @ interpolation(x, heat.shape[1]).T
     total = float(values.sum())
     return float(values[mask].sum()) / total if total > 0 else 0.0
 
@@ -114,13 +126,24 @@ def centroid(heat: Map) -> tuple[float, float] | None:
 
 
 def centred_gaussian(height: int, width: int) -> NDArray[np.float64]:
-    """The control that looks at nothing: highest in the middle."""
+    """The control that looks at nothing: highest in the middle, in exactly equal cells where that lies between them."""
     y, x = np.mgrid[0:height, 0:width]
-    return np.asarray(np.exp(-(((y + 0.5) / height - 0.5) ** 2 + ((x + 0.5) / width - 0.5) ** 2) / 0.125), np.float64)
+    return np.asarray(np.exp(-(((2 * y + 1 - height) / (2 * height)) ** 2 + ((2 * x + 1 - width) / (2 * width)) ** 2) / 0.125), np.float64)
 
 
-def _integral(heat: Map, top: float, bottom: float, left: float, right: float) -> float:
-    rows, columns = _coverage(top, bottom, heat.shape[0]), _coverage(left, right, heat.shape[1])
+def _parts(shape: tuple[int, ...], areas: tuple[Area, ...]) -> Iterator[Area]:
+    """The union of the areas on the map, as rectangles that do not overlap."""
+    inside = [area.within(shape[0], shape[1]) for area in areas]
+    rows = sorted({edge for area in inside for edge in (area.top, area.bottom)})
+    columns = sorted({edge for area in inside for edge in (area.left, area.right)})
+    for top, bottom in pairwise(rows):
+        for left, right in pairwise(columns):
+            if any(a.left <= left and right <= a.right and a.top <= top and bottom <= a.bottom for a in inside):
+                yield Area(left, top, right, bottom)
+
+
+def _integral(heat: Map, area: Area) -> float:
+    rows, columns = _coverage(area.top, area.bottom, heat.shape[0]), _coverage(area.left, area.right, heat.shape[1])
     return float(rows @ heat.astype(np.float64) @ columns)
 
 
@@ -139,14 +162,3 @@ def _beyond(distance: float) -> float:
     """What the flat end has more than the hat's slope, from the centre outwards."""
     inside = min(max(distance, 0.0), 0.5)
     return inside - (0.5 - (1 - inside) ** 2 / 2)
-
-
-def _interpolation(at: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
-    """Matrix [len(at), cells]: each place's share of the cells."""
-    place = np.clip(at - 0.5, 0, cells - 1)
-    low = np.floor(place).astype(int)
-    matrix = np.zeros((len(at), cells))
-    everywhere = np.arange(len(at))
-    np.add.at(matrix, (everywhere, low), 1 - (place - low))
-    np.add.at(matrix, (everywhere, np.minimum(low + 1, cells - 1)), place - low)
-    return matrix

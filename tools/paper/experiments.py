@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dkcam.cells import Area, pointing
 from dkcam.engines.engine import draw_masks
 from dkcam.runtime.explainer import Explainer
 from dkcam.runtime.geometry import Fit
 from dkcam.tools import corruptions
-from dkcam.tools.checks.measure import area_of, edges
-from dkcam.tools.metrics.place import Area, area_share, centred_gaussian, energy_ratio, entropy, iou, pointing
+from dkcam.tools.checks.measure import edges
+from dkcam.tools.metrics.place import centred_gaussian, chance, energy_ratio, entropy, iou
 from dkcam.tools.paper.cams import score_cam, smooth_grad_cam
 from dkcam.tools.paper.models import Model
 from dkcam.tools.paper.pictures import Change, changed, rotated, stretched
@@ -24,7 +25,8 @@ from dkcam.tools.scenes.example import Example
 Map = NDArray[np.floating[Any]]
 Values = dict[str, list[float]]
 
-METRICS = ("confidence", "accuracy", "pointing", "energy_ratio", "iou")
+PLACED = ("pointing", "energy_ratio", "iou")
+METRICS = ("confidence", "accuracy", *PLACED)
 NOISE = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.6, 1.0, 1.5, 2.0)
 ROTATION = (0, 15, 30, 45, 60, 90, 120, 150, 180)
 STRETCH = (1 / 3, 0.5, 0.75, 1, 1.5, 2, 3)
@@ -96,13 +98,13 @@ def look(explainer: Explainer, examples: Sequence[Example]) -> tuple[Values, lis
 def placed(heat: Map, example: Example) -> dict[str, float]:
     """Where the heat lies against the sign's box."""
     area = _area(heat, example)
-    return {"pointing": float(pointing(heat, area)), "energy_ratio": energy_ratio(heat, area), "iou": iou(heat, area)}
+    return {"pointing": pointing(heat, area), "energy_ratio": energy_ratio(heat, area), "iou": iou(heat, area)}
 
 
 def _area(heat: Map, example: Example) -> Area:
     assert example.box is not None
     height, width = example.picture.shape[:2]
-    return area_of(example.box, Fit(height, width, height, width), heat.shape)
+    return Fit(height, width, height, width).area(example.box, heat.shape)
 
 
 def controls(examples: Sequence[Example], maps: Sequence[Map], wrong: Sequence[Map], random: Sequence[Map]) -> dict[str, Values]:
@@ -119,10 +121,9 @@ def controls(examples: Sequence[Example], maps: Sequence[Map], wrong: Sequence[M
         for name, other in others.items():
             for key, value in placed(other, example).items():
                 found.setdefault(name, {}).setdefault(key, []).append(value)
-        share = area_share(heat.shape, _area(heat, example))
-        even = {"pointing": share, "energy_ratio": 1.0, "iou": share / (share + 0.2 - 0.2 * share)}
-        for key, value in even.items():
-            found.setdefault("even heat", {}).setdefault(key, []).append(value)
+        expected = chance(heat, _area(heat, example))
+        for key in PLACED:
+            found.setdefault("chance", {}).setdefault(key, []).append(expected[key])
     return found
 
 

@@ -187,7 +187,7 @@ class _Files:
 
             pipeline = Pipeline(
                 source,
-                self.explainer,
+                self._explainer_of(source),
                 self.sinks,
                 controls=self.controls,
                 watch=self.watch,
@@ -204,6 +204,13 @@ class _Files:
         seen.frames += pipeline.summary.frames
         seen.seconds += pipeline.summary.seconds
         return not self.interrupt.by and not pipeline.ended_by_sink
+
+    def _explainer_of(self, source: Source) -> Explains:
+        """Drawn scenes say where their signs are: their runner-up's map is a control beside the hits."""
+        from dkcam.runtime.sources import DemoSource
+        from dkcam.tools.run.compared import with_runner_up
+
+        return with_runner_up(self.explainer, self.options.explain or (-1,)) if isinstance(source, DemoSource) else self.explainer
 
 
 def _told(unread: Sequence[str], *, done: bool, files: bool) -> str:

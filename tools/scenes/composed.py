@@ -7,7 +7,7 @@ backgrounds, ``tusimple``. GTSDB frames are split by frame into training and val
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -63,7 +63,8 @@ def sign_window(frame: RoadFrame, target: Box, rng: np.random.Generator, height:
         place = place_window(frame.picture.shape[:2], target, others, rng, (height, width), size.pick(rng, height, width))
         if place is not None:
             picture = cut(frame.picture, place, height, width)
-            return Example(picture, SIGN_LABELS.index(target.label), in_window(target, place))
+            sign = f"{frame.name} {target.left:g},{target.top:g}"
+            return Example(picture, SIGN_LABELS.index(target.label), in_window(target, place), sign)
     return None
 
 
@@ -107,17 +108,22 @@ class ComposedScenes:
             example = self.window("train", rng, height, width, size)
         else:
             example = self.compose("train", rng, height, width, size)
-        return Example(degrade(example.picture, rng), example.label, example.box)
+        return replace(example, picture=degrade(example.picture, rng))
 
     def validation(self, rng: np.random.Generator, height: int, width: int, size: SignSize) -> Example:
         return self.compose("val", rng, height, width, size)
 
     def background(self, split: str, rng: np.random.Generator, height: int, width: int) -> Picture:
+        return self.empty(split, rng, height, width).picture
+
+    def empty(self, split: str, rng: np.random.Generator, height: int, width: int) -> Example:
+        """A window of a real frame without any sign."""
         roads = self._roads[split]
         while True:
-            picture = empty_window(roads[rng.integers(len(roads))], rng, height, width)
+            frame = roads[rng.integers(len(roads))]
+            picture = empty_window(frame, rng, height, width)
             if picture is not None:
-                return picture
+                return Example(picture, 0, None, frame.name)
 
     def window(self, split: str, rng: np.random.Generator, height: int, width: int, size: SignSize) -> Example:
         """A window of a real GTSDB frame of that split: a label at random, then one of its signs, then the place."""
@@ -125,7 +131,7 @@ class ComposedScenes:
         while True:
             label = SIGN_LABELS[rng.integers(len(SIGN_LABELS))]
             if label == SIGN_LABELS[0]:
-                return Example(self.background(split, rng, height, width), 0)
+                return self.empty(split, rng, height, width)
             signs = [(f, b) for f in frames for b in f.boxes if b.label == label]
             if signs:
                 frame, box = signs[rng.integers(len(signs))]
@@ -154,12 +160,13 @@ class ComposedScenes:
         label = SIGN_LABELS[rng.integers(1, len(SIGN_LABELS))]
         crops = self._crops[split][label]
         side = size.pick(rng, height, width)
-        sign = warp(crops[rng.integers(len(crops))], side, rng, image)
+        crop = crops[rng.integers(len(crops))]
+        sign = warp(crop, side, rng, image)
         high, wide = sign.shape[:2]
         left = int(rng.integers(-int(0.03 * wide), max(width - int(0.97 * wide), 1)))
         top = int(rng.integers(-int(0.03 * high), max(height - int(0.97 * high), 1)))
         paste(image, sign, left, top)
-        return Example(image, SIGN_LABELS.index(label), Box(label, left, top, left + wide, top + high))
+        return Example(image, SIGN_LABELS.index(label), Box(label, left, top, left + wide, top + high), crop.track)
 
     def _distract(self, image: Picture, split: str, rng: np.random.Generator, size: SignSize) -> None:
         side = int(size.pick(rng, *image.shape[:2]))

@@ -31,11 +31,15 @@ class SignSize:
 
 @dataclass(frozen=True)
 class Example:
-    """picture: uint8 [H, W, 3] BGR. label: index into the labels. box: where the object is, or None."""
+    """picture: uint8 [H, W, 3] BGR. label: index into the labels. box: where the object is, or None.
+
+    group: which physical sign, or which frame, the picture shows; None where it is like no other.
+    """
 
     picture: Picture
     label: int
     box: Box | None = None
+    group: str | None = None
 
 
 class Examples(Protocol):

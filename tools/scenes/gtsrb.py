@@ -30,10 +30,11 @@ SHAPE_OF_LABEL = {"priority road": "diamond", "yield": "triangle down", "stop": 
 
 @dataclass(frozen=True)
 class Crop:
-    """A sign cut out along its outline: uint8 [h, w, 4], BGR plus coverage."""
+    """A sign cut out along its outline: uint8 [h, w, 4], BGR plus coverage. track: names the physical sign."""
 
     picture: Picture
     label: str
+    track: str
 
 
 def outline(shape: str, side: int) -> Picture:
@@ -72,5 +73,5 @@ def load_crops(folder: Path, split: str) -> dict[str, list[Crop]]:
             x1, y1, x2, y2 = (int(row[k]) for k in ("roi_x1", "roi_y1", "roi_x2", "roi_y2"))
             sign = image[y1 : y2 + 1, x1 : x2 + 1]
             mask = cv2.resize(outline(SHAPE_OF_LABEL.get(label, "circle"), 128), sign.shape[1::-1], interpolation=cv2.INTER_AREA)
-            crops[label].append(Crop(np.asarray(np.dstack([sign, mask]), np.uint8), label))
+            crops[label].append(Crop(np.asarray(np.dstack([sign, mask]), np.uint8), label, row["track"]))
     return crops

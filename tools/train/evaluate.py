@@ -2,45 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dkcam.cells import pointing
 from dkcam.export.checkpoint import Checkpoint
 from dkcam.export.model import Bottleneck, ResNet
 from dkcam.export.reference import cam
-from dkcam.rendered import Box
-from dkcam.spec import STRIDE
+from dkcam.interval import Mean, mean
+from dkcam.runtime.geometry import Fit
+from dkcam.tools.metrics.place import centred_gaussian
 from dkcam.tools.scenes import Example, Examples
 from dkcam.tools.train.loop import TrainingOptions, normalise
+
+CONTROLS = {"chance": "chance", "centred": "centred Gaussian", "untrained": "random weights"}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One picture's outcome. group: what it shows, as ``Example.group``, or a number of its own. hits: by name, whether the
+    peak lies on the object, for correct pictures with a box, else None.
+    """
+
+    group: Hashable
+    correct: bool
+    hits: Mapping[str, float] | None
 
 
 @dataclass(frozen=True)
 class Scores:
-    """pictures, and of these correct. located: correct pictures with a box; on_object: peak in it (± half a cell).
+    """What the pictures gave. Means have intervals over what the pictures show: a sign that is shown six times is one sign.
 
-    Controls on the same located pictures: centred, a centred Gaussian in place of the heatmap; untrained, the heatmap
-    of a network with random weights.
+    hits: "on object", peak in the box or half a cell beside it; "inside", strictly in it. Controls on the same pictures:
+    "chance" and "chance inside", a peak in any cell; "centred", a centred Gaussian in place of the heatmap; "untrained",
+    the heatmap of a network with random weights.
     """
 
-    pictures: int
-    correct: int
-    located: int
-    on_object: int
-    centred: int
-    untrained: int
+    seen: tuple[Seen, ...]
+
+    @property
+    def located(self) -> list[Seen]:
+        """Correct pictures with a box."""
+        return [each for each in self.seen if each.hits is not None]
+
+    def accuracy(self) -> Mean:
+        return mean([float(each.correct) for each in self.seen], [each.group for each in self.seen])
+
+    def hits(self, name: str) -> Mean:
+        found = self.located
+        return mean([each.hits[name] for each in found if each.hits is not None], [each.group for each in found])
 
     def line(self) -> str:
-        words = f"validation accuracy {self.correct / self.pictures:.1%} on {self.pictures} pictures"
+        accuracy = self.accuracy()
+        words = f"validation accuracy {percent(accuracy)} on {accuracy.count} pictures"
         if self.located:
-            on, centred, untrained = (count / self.located for count in (self.on_object, self.centred, self.untrained))
-            words += f"; heat peak on the object in {on:.1%} of {self.located}"
-            words += f" (centred Gaussian {centred:.1%}, random weights {untrained:.1%})"
+            others = ", ".join(f"{name} {self.hits(key).value:.1%}" for key, name in CONTROLS.items())
+            words += f"; heat peak on the object in {percent(self.hits('on object'))} of {len(self.located)} ({others})"
         return words
+
+    def figures(self) -> dict[str, Any]:
+        """For JSON: counts, and every mean with its interval."""
+        keys = ("on object", "inside", "chance inside", *CONTROLS) if self.located else ()
+        found = {"accuracy": self.accuracy()} | {key: self.hits(key) for key in keys}
+        return {
+            "pictures": len(self.seen),
+            "groups": len({each.group for each in self.seen}),
+            "located": len(self.located),
+            "located_groups": len({each.group for each in self.located}),
+            **{key: {"mean": round(m.value, 4), "low": round(m.low, 4), "high": round(m.high, 4)} for key, m in found.items()},
+        }
+
+
+def percent(value: Mean) -> str:
+    return f"{value.value:.1%} ({value.low:.1%} to {value.high:.1%})"
 
 
 def evaluate(checkpoint: Checkpoint, examples: Examples, options: TrainingOptions, pictures: int = 600) -> Scores:
@@ -55,22 +95,32 @@ def evaluate(checkpoint: Checkpoint, examples: Examples, options: TrainingOption
 
 def score(model: ResNet, draw: Callable[[int], Example], pictures: int) -> Scores:
     """Run a model over ``pictures`` examples; heatmaps by autograd at layer4 for the true class."""
-    correct = located = on_object = centred = untrained = 0
+    seen: list[Seen] = []
     control = random_model(model)
     for start in range(0, pictures, 16):
         batch = [draw(number) for number in range(start, min(start + 16, pictures))]
         predicted, maps = heatmaps(model, batch)
         _, other_maps = heatmaps(control, batch)
         for example, label, heat, other in zip(batch, predicted, maps, other_maps, strict=True):
-            if label != example.label:
-                continue
-            correct += 1
-            if example.box is not None:
-                located += 1
-                on_object += peak_on(heat, example.box)
-                centred += peak_on(centred_gaussian(*heat.shape), example.box)
-                untrained += peak_on(other, example.box)
-    return Scores(pictures, correct, located, on_object, centred, untrained)
+            group = len(seen) if example.group is None else example.group
+            located = label == example.label and example.box is not None
+            seen.append(Seen(group, label == example.label, hits_of(heat, other, example) if located else None))
+    return Scores(tuple(seen))
+
+
+def hits_of(heat: NDArray[np.float32], untrained: NDArray[np.float32], example: Example) -> dict[str, float]:
+    """Where the peaks lie, the heatmap's and the controls'; see ``Scores``."""
+    assert example.box is not None
+    height, width = example.picture.shape[:2]
+    area, even = Fit(height, width, height, width).area(example.box, heat.shape), np.ones(heat.shape)
+    return {
+        "on object": pointing(heat, area),
+        "inside": pointing(heat, area, tolerance=0),
+        "chance": pointing(even, area),
+        "chance inside": pointing(even, area, tolerance=0),
+        "centred": pointing(centred_gaussian(*heat.shape), area),
+        "untrained": pointing(untrained, area),
+    }
 
 
 def random_model(model: ResNet) -> ResNet:
@@ -93,18 +143,3 @@ def heatmaps(model: ResNet, batch: Sequence[Example]) -> tuple[list[int], NDArra
     logits = model.head(features)
     gradient = torch.autograd.grad(logits.gather(1, labels[:, None]).sum(), features)[0]
     return logits.argmax(1).tolist(), cam("gradcam", features.detach(), gradient).numpy()
-
-
-def peak_on(heat: NDArray[np.float32], box: Box) -> bool:
-    """Whether the centre of the hottest cell lies in the box, with half a cell of tolerance on each side."""
-    if not heat.max() > 0:
-        return False
-    row, column = np.unravel_index(int(heat.argmax()), heat.shape)
-    x, y, slack = (float(column) + 0.5) * STRIDE, (float(row) + 0.5) * STRIDE, STRIDE / 2
-    return box.left - slack <= x <= box.right + slack and box.top - slack <= y <= box.bottom + slack
-
-
-def centred_gaussian(height: int, width: int) -> NDArray[np.float32]:
-    """The control that looks at nothing: highest in the middle."""
-    y, x = np.mgrid[0:height, 0:width]
-    return np.asarray(np.exp(-(((y + 0.5) / height - 0.5) ** 2 + ((x + 0.5) / width - 0.5) ** 2) / 0.125), np.float32)

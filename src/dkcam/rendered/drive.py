@@ -10,6 +10,7 @@ import numpy as np
 from dkcam.rendered.road import Box, Camera, Scene, SignPost, random_props, random_vehicle, render
 from dkcam.rendered.signs import SIGN_NAMES, Picture
 
+FIRST_SIGN = 22.0  # metres ahead at the start: near enough to be read
 SIGN_GAP = 34.0  # metres from one sign to the next
 SIGHT = 90.0  # metres; farther things are not drawn
 
@@ -36,7 +37,7 @@ class Drive:
         rng = np.random.default_rng(self.seed)
         length = self.frames / self.fps * self.speed + SIGHT
         order = [str(name) for name in rng.permutation(SIGN_NAMES)]
-        places = np.arange(36.0, length, SIGN_GAP)
+        places = np.arange(FIRST_SIGN, length, SIGN_GAP)
         signs = [
             SignPost(order[i % len(order)], float(rng.uniform(2.3, 2.8)), float(z), float(rng.uniform(1.9, 2.3)), seed=i)
             for i, z in enumerate(places)

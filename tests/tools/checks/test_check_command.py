@@ -17,7 +17,7 @@ from dkcam.export.options import ExportOptions
 from dkcam.runtime.geometry import Fit
 from dkcam.runtime.sources import open_source
 from dkcam.tools.check_command import main
-from dkcam.tools.checks.measure import Record
+from dkcam.tools.checks.measure import CONTROLS, Record
 from dkcam.tools.checks.samples import Sample
 from tests.conftest import tiny_checkpoint
 
@@ -68,6 +68,29 @@ def test_figures_are_recomputed_from_the_records(dataset: Callable[[str], Path],
         assert document["figures"]["all"][key]["mean"] == pytest.approx(np.mean(values), rel=1e-4)
     values = [record["controls"]["centred Gaussian"]["pointing"] for record in document["records"] if record["controls"]]
     assert document["figures"]["controls"]["centred Gaussian"]["pointing"]["mean"] == pytest.approx(np.mean(values), rel=1e-4)
+
+
+@pytest.mark.parametrize("columns", ["80", "20", None])
+def test_the_table_can_be_read_at_80_columns_and_without_a_terminal(
+    dataset: Callable[[str], Path], model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: str | None
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    text = LENIENT + "  - measure: corrupted_confidence\n    corruption: brightness 0.5\n    min: 0\n"
+    done = run(dataset("coco"), "--model", model_file, "--rules", rules(tmp_path, text), "--report", tmp_path / "r")
+    assert done.exit_code == 0 and "…" not in done.stdout
+    figures = json.loads((tmp_path / "r/results.json").read_text())["figures"]
+    rows = [line for line in done.stdout.splitlines() if line.split()[:1] and line.split()[0] in figures["all"]]
+    assert [row.split()[0] for row in rows] == ["pointing", "energy", "energy_ratio", "iou", *(row.split()[0] for row in rows[4:])]
+    assert set(figures["all"]) - {"records"} <= {row.split("  ")[0] for row in done.stdout.splitlines()}
+    head = done.stdout.splitlines()[2]
+    assert head.split("  ")[-4:] == ["chance", "Gaussian", *head.split("  ")[-2:]] and head.endswith("wrong class")
+    for row in rows[:4]:
+        expected = [figures["controls"][name][row.split()[0]]["mean"] for name in CONTROLS]
+        assert [float(word) for word in row.split()[-4:]] == pytest.approx(expected, rel=0.01)
+    assert max(map(len, [head, *rows])) <= 80
+    assert float(rows[0].split()[1]) == pytest.approx(figures["all"]["pointing"]["mean"], rel=0.01)
 
 
 def test_a_failed_rule_exits_3_with_reports(dataset: Callable[[str], Path], model_file: Path, tmp_path: Path) -> None:

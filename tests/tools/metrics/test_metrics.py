@@ -8,18 +8,18 @@ import cv2
 import numpy as np
 import pytest
 
+from dkcam.cells import Area, pointing
 from dkcam.interval import mean
 from dkcam.tools.metrics.causal import deletion, insertion
 from dkcam.tools.metrics.place import (
-    Area,
     area_share,
+    centred_gaussian,
     centroid,
     energy,
     energy_ratio,
     entropy,
     heat_in,
     iou,
-    pointing,
 )
 from dkcam.tools.metrics.temporal import jitter
 
@@ -28,10 +28,19 @@ SPOT[1, 4] = 2.0  # its centre is at x 4.5, y 1.5
 
 
 def test_pointing_takes_the_hottest_cells_centre() -> None:
-    assert pointing(SPOT, Area(4.2, 1.2, 4.8, 1.8), 0)
-    assert not pointing(SPOT, Area(4.6, 1.0, 6, 2.0), 0)
-    assert pointing(SPOT, Area(4.6, 1.0, 6, 2.0), 0.1)
-    assert not pointing(np.zeros((4, 6)), Area(0, 0, 6, 4))
+    assert pointing(SPOT, Area(4.2, 1.2, 4.8, 1.8), tolerance=0) == 1
+    assert pointing(SPOT, Area(4.6, 1.0, 6, 2.0), tolerance=0) == 0
+    assert pointing(SPOT, Area(4.6, 1.0, 6, 2.0), tolerance=0.1) == 1
+    assert pointing(SPOT, Area(0, 0, 1, 1), Area(4.6, 1.0, 6, 2.0)) == 1
+    assert pointing(np.zeros((4, 6)), Area(0, 0, 6, 4)) == 0
+
+
+def test_equally_hot_cells_count_by_their_share() -> None:
+    heat = np.zeros((4, 6))
+    heat[1, 2] = heat[1, 3] = 1
+    assert pointing(heat, Area(2.2, 1.2, 2.8, 1.8), tolerance=0) == 0.5
+    gaussian = centred_gaussian(6, 10)
+    assert (gaussian == gaussian.max()).sum() == 4 and pointing(gaussian, Area(4.2, 2.2, 4.8, 2.8), tolerance=0) == 0.25
 
 
 def test_energy_of_one_spot_by_hand() -> None:
@@ -70,6 +79,17 @@ def test_energy_is_the_drawn_maps(shape: tuple[int, int]) -> None:
         assert heat_in(heat, mask) == pytest.approx(energy(heat, area), abs=2e-4)
 
 
+def test_heat_and_area_where_boxes_overlap_count_once() -> None:
+    heat, fine = np.random.default_rng(1).random((4, 6)), 32
+    boxes = [Area(1, 0.5, 3.5, 2.5), Area(2, 1, 5, 3.25), Area(-1, 3, 1.25, 9)]
+    mask = np.zeros((4 * fine, 6 * fine), bool)
+    for box in (b.within(4, 6) for b in boxes):
+        mask[round(box.top * fine) : round(box.bottom * fine), round(box.left * fine) : round(box.right * fine)] = True
+    assert energy(heat, *boxes) == pytest.approx(heat_in(heat, mask), abs=1e-3)
+    assert area_share((4, 6), *boxes) == pytest.approx(mask.mean())
+    assert energy_ratio(heat, *boxes, shown=Area(0, 1, 6, 3)) == pytest.approx(energy(heat, *boxes) / (mask.mean() * 2))
+
+
 def test_even_heat_has_the_areas_share() -> None:
     even, area = np.ones((5, 8)), Area(1.25, 0.5, 4.0, 3.75)
     assert energy(even, area) == pytest.approx(area_share(even.shape, area)) == pytest.approx(2.75 * 3.25 / 40)
@@ -81,8 +101,8 @@ def test_even_heat_has_the_areas_share() -> None:
 def test_iou_of_a_map_that_is_the_area() -> None:
     heat = np.zeros((10, 10))
     heat[2:4, 3:8] = 1  # 10 of 100 cells
-    assert iou(heat, Area(3, 2, 8, 4), 0.9) > 0.9
-    assert iou(heat, Area(0, 5, 5, 10), 0.9) == 0
+    assert iou(heat, Area(3, 2, 8, 4), quantile=0.9) > 0.9
+    assert iou(heat, Area(0, 5, 5, 10), quantile=0.9) == 0
     assert iou(np.zeros((4, 6)), Area(0, 0, 6, 4)) == 0
 
 
