@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dkcam.errors import DataError, ExportError
+from dkcam.errors import DataError, ExportError, SourceError
 from dkcam.export.pictures import Pictures
 from dkcam.files import exists
 from dkcam.runtime.geometry import Fit
 from dkcam.runtime.grid import grid_windows
 from dkcam.runtime.kernels import network_input
-from dkcam.runtime.sources import PICTURES
+from dkcam.runtime.sources import PICTURES, open_source, read_picture
 from dkcam.tools.checks.dataset import Dataset
 from dkcam.tools.checks.formats import read_dataset
 from dkcam.tools.checks.samples import Sample, Windows, samples
+from dkcam.tools.logs import say
 
 if TYPE_CHECKING:
     from dkcam.spec import ModelSpec
@@ -40,18 +41,20 @@ def read_calibration(
     if not exists(path):
         raise ExportError(f"--calibration {path} does not exist; expected pictures, a video, or a data set")
     dataset = _dataset(path, form, needed=windows or form is not None)
-    frames = (
-        _windows(dataset, spec) if windows and dataset is not None else _frames(path, dataset, most=MOST if grid is None else MOST // 4)
-    )
+    whole = MOST if grid is None else -(-MOST // (grid[0] * grid[1]))
+    frames = _windows(dataset, spec) if windows and dataset is not None else _frames(path, dataset, most=whole)
     images: list[NDArray[np.uint8]] = []
     sources: list[Hashable] = []
-    for frame, source in frames:
-        for part in [frame] if grid is None else grid_windows(frame, *grid):
-            fit = Fit(part.shape[0], part.shape[1], spec.height, spec.width, spec.resize)
-            images.append(np.asarray(network_input(part, fit), np.uint8))
-            sources.append(source)
-        if len(images) >= MOST:
-            break
+    try:
+        for frame, source in frames:
+            for part in [frame] if grid is None else grid_windows(frame, *grid):
+                fit = Fit(part.shape[0], part.shape[1], spec.height, spec.width, spec.resize)
+                images.append(np.asarray(network_input(part, fit), np.uint8))
+                sources.append(source)
+            if len(images) >= MOST:
+                break
+    except SourceError as error:
+        raise ExportError(f"--calibration {error}") from error
     if not images:
         raise ExportError(f"--calibration {path} holds no readable picture; expected {', '.join(sorted(PICTURES))}, a video, or a data set")
     return Pictures(images, sources)
@@ -89,23 +92,29 @@ def _windows(dataset: Dataset, spec: ModelSpec) -> Frames:
 
 
 def _frames(path: Path, dataset: Dataset | None, *, most: int) -> Frames:
-    import cv2
-
     files = [picture.path for picture in dataset.pictures] if dataset else _pictures(path)
-    for index in _spread(len(files), most):
-        image = cv2.imread(str(files[index]))
-        if image is not None:
-            yield np.asarray(image, np.uint8), str(files[index])
-    if files:
+    if not files:
+        yield from _video(path, most)
         return
-    video = cv2.VideoCapture(str(path))
-    second = max(1, round(video.get(cv2.CAP_PROP_FPS) or 25))
-    wanted, index = set(_spread(int(video.get(cv2.CAP_PROP_FRAME_COUNT)), most)), 0
-    while video.grab():
-        if index in wanted:
-            yield np.asarray(video.retrieve()[1], np.uint8), index // second
-        index += 1
-    video.release()
+    damaged: list[str] = []
+    for index in _spread(len(files), most):
+        try:
+            yield read_picture(files[index]), str(files[index])
+        except SourceError as error:
+            damaged.append(str(error))
+    if damaged:
+        say("note", f"--calibration: {len(damaged)} pictures are left out: {damaged[0]}" + (", …" if len(damaged) > 1 else ""))
+
+
+def _video(path: Path, most: int) -> Frames:
+    source = open_source(str(path))
+    try:
+        second, wanted = max(1, round(source.fps or 25)), set(_spread(source.count or most, most))
+        for frame in source:
+            if frame.index in wanted:
+                yield frame.image, frame.index // second
+    finally:
+        source.close()
 
 
 def _pictures(path: Path) -> list[Path]:

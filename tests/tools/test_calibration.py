@@ -35,8 +35,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("resize", ["stretch", "letterbox", "crop"])
-def test_pictures_reach_the_network_as_frames_do(folder: Path, model_file: Path, resize: str) -> None:
+def test_pictures_reach_the_network_as_frames_do(folder: Path, model_file: Path, resize: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = read_calibration(folder, replace(SPEC, resize=resize))
+    assert "1 pictures are left out" in capsys.readouterr().err
     explainer = dkcam.load(model_file, device="cpu", resize=resize)
     assert len(found) == 3 and len(set(found.sources)) == 3 and not found.rendered
     for number, image in enumerate(found.images):
@@ -82,7 +83,9 @@ def test_many_pictures_are_taken_evenly(tmp_path: Path, monkeypatch: pytest.Monk
     ("name", "options", "words"),
     [
         ("nothing", {}, "does not exist; expected pictures, a video, or a data set"),
-        ("empty", {}, "holds no readable picture"),
+        ("empty", {}, "holds no picture"),
+        ("names.txt", {}, "it is a text"),
+        ("broken.png", {}, "holds no readable picture"),
         ("empty", {"windows": True}, "--calibration"),
         ("labels.json", {}, "--calibration"),
         ("0.png", {"windows": True}, "is no labels file"),
@@ -91,6 +94,7 @@ def test_many_pictures_are_taken_evenly(tmp_path: Path, monkeypatch: pytest.Monk
 def test_what_cannot_be_read_is_said(folder: Path, name: str, options: dict[str, bool], words: str) -> None:
     (folder / "empty").mkdir()
     (folder / "labels.json").write_text("{")
+    (folder / "names.txt").write_text("stop\nyield\n" * 20)
     spec: ModelSpec = SPEC
     with pytest.raises(ExportError, match=words):
         read_calibration(folder / name, spec, **options)  # type: ignore[arg-type]
