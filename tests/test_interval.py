@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dkcam.interval import INTRACLASS, fewest, share, wilson
+from dkcam.interval import INTRACLASS, fewest, needed, share, wilson
 
 
 @pytest.mark.parametrize(("true", "count", "low", "high"), [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662)])
@@ -20,6 +20,12 @@ def test_wilson_as_published(true: int, count: int, low: float, high: float) -> 
 def test_fewest_is_the_first_that_suffices(least: float) -> None:
     count = fewest(least)
     assert wilson(1.0, count)[0] >= least > wilson(1.0, count - 1)[0]
+
+
+@pytest.mark.parametrize(("least", "count"), [(0.98, 356.0), (0.98, 1200.0), (0.5, 20.0)])
+def test_needed_is_the_share_whose_near_end_is_there(least: float, count: float) -> None:
+    assert wilson(needed(least, count), count)[0] == pytest.approx(least, abs=1e-5)
+    assert needed(0.98, 100) == 1.0  # so few never show it
 
 
 def test_values_of_a_group_are_worth_less_than_as_many_independent_ones() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from dkcam.engines import Engine, open_bytes
@@ -22,11 +23,11 @@ from dkcam.export.precision.calibrate import calibrate
 from dkcam.export.precision.fidelity import THRESHOLDS, Fidelity, FidelityError, Truth, compare, truths
 from dkcam.export.precision.numerics import Half, Int8, Numerics
 from dkcam.export.precision.search import Kept, fit
-from dkcam.interval import fewest, worth
+from dkcam.interval import fewest, needed, worth
 from dkcam.spec import ModelSpec
 
 SHARES = {"calibrate": 1, "choose": 2, "judge": 4}  # of the sources
-MOST = {"calibrate": 100, "choose": 400, "judge": 1200}  # pictures
+MOST = {"calibrate": 100, "choose": 800, "judge": 1200}  # pictures
 RENDERED = 480
 CHOSEN = 0.25  # of the distance that the judge allows: what is chosen must hold on pictures that are new, with their interval
 
@@ -84,7 +85,9 @@ def lower(
 
     if isinstance(numerics, Int8):
         work = multiplications(checkpoint.module(), spec)
-        numerics, kept, _ = fit(numerics, work, open_file, answers("choose"), wanted.nearer(CHOSEN), report)
+        chosen = wanted.nearer(CHOSEN)
+        chosen = replace(chosen, agreement=max(chosen.agreement, needed(wanted.agreement, worth(sizes_of(sets["judge"])))))
+        numerics, kept, _ = fit(numerics, work, open_file, answers("choose"), chosen, report)
     expected = answers("judge")
     report(f"judging on {len(expected)} pictures", 0, 0)
     fidelity = compare(open_file(numerics), expected)
@@ -99,8 +102,7 @@ def lower(
 
 def _refuse_few(pictures: Pictures, sets: dict[str, Pictures], agreement: float, spec: ModelSpec) -> None:
     judged, enough = sets["judge"], fewest(agreement)
-    sizes = np.array(list(Counter(judged.sources).values()), np.float64)
-    if len(judged) and worth(sizes) >= enough and len(sets["calibrate"]) and len(sets["choose"]):
+    if len(judged) and worth(sizes_of(judged)) >= enough and len(sets["calibrate"]) and len(sets["choose"]):
         return
     of = f" of {len(set(pictures.sources))} sources" if len(set(pictures.sources)) < len(pictures) else ""
     total = -(-enough * sum(SHARES.values()) // SHARES["judge"])
@@ -108,6 +110,11 @@ def _refuse_few(pictures: Pictures, sets: dict[str, Pictures], agreement: float,
         f"--calibration gives {len(pictures)} pictures{of}, too few to judge --precision {spec.precision} by: to show that {agreement:.0%} "
         f"keep their class takes {total} different ones, {enough} of them to judge on (a video, or a data set with --windows, gives many)"
     )
+
+
+def sizes_of(pictures: Pictures) -> NDArray[np.float64]:
+    """How many pictures each source has."""
+    return np.array(list(Counter(pictures.sources).values()), np.float64)
 
 
 def split(pictures: Pictures) -> dict[str, Pictures]:

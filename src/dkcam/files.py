@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -131,15 +131,17 @@ class Claim:
         except ImportError:
             return
         while self._file is None:
-            try:
-                file = self._lock.open("ab")
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with ExitStack() as opened:
+                try:
+                    file = opened.enter_context(self._lock.open("ab"))
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as reason:
+                    raise error(f"{path} is being written by another run; wait for it, or choose another place") from reason
+                except OSError:  # what cannot be written says so itself
+                    return
                 if self._is(file):
                     self._file = file
-            except BlockingIOError as reason:
-                raise error(f"{path} is being written by another run; wait for it, or choose another place") from reason
-            except OSError:  # what cannot be written says so itself
-                return
+                    opened.pop_all()
 
     def _is(self, file: BinaryIO) -> bool:
         """Whether it is still the file of that name: the one who held it may have removed it meanwhile."""

@@ -82,6 +82,15 @@ def fewest(least: float) -> int:
     return math.ceil(Z**2 * least / (1 - least) - 1e-9)
 
 
+def needed(least: float, count: float) -> float:
+    """The share that puts the near end of Wilson's interval at ``least`` for ``count`` independent values; 1 where none does."""
+    low, high = least, 1.0
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        low, high = (low, middle) if wilson(middle, count)[0] >= least else (middle, high)
+    return high
+
+
 def _student(freedom: int) -> float:
     """Student's t for 95 %: Abramowitz and Stegun, 26.7.5, within 2 % from 3 degrees of freedom on."""
     z = Z

@@ -39,6 +39,7 @@ def test_a_missing_provider_says_what_to_install(model_file: Path, monkeypatch: 
         OnnxRuntime("cuda", model_file.read_bytes(), "m.onnx", EngineOptions())
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider' is not in available:UserWarning")
 def test_a_silent_fall_back_is_an_error(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():

@@ -172,6 +172,7 @@ def mjpeg() -> Iterator[str]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/video"
     server.shutdown()
+    server.server_close()
 
 
 def test_an_mjpeg_camera_over_http(model_file: Path, mjpeg: str, tmp_path: Path) -> None:

@@ -27,7 +27,6 @@ from dkcam.runtime.live.stream import MOST_PIXELS, shown
 
 log = logging.getLogger("dkcam")
 
-PICTURE_S = 2.0  # a picture that takes longer to decode was made to
 LEAVE_S = 0.4  # for the process to end by itself; it takes leave of the camera meanwhile
 START_S = 10.0  # for Python and its libraries to load, on a slow machine
 # sys.path as here, so that the child finds this very dkcam, and nothing in the folder it was started in
@@ -102,8 +101,8 @@ class Decoder:
 
     def overdue(self, now: float) -> str | None:
         asked, deadline = self._asked, self._deadline
-        if asked is not None and now - asked[1] > PICTURE_S:
-            return f"{self._name} sent a picture that takes longer than {PICTURE_S:g} s to decode"
+        if asked is not None and now - asked[1] > self._timeout_s:
+            return f"{self._name} sent a picture that takes longer than {self._timeout_s:g} s to decode"
         return deadline[1] if deadline is not None and now > deadline[0] else None
 
     def end(self, why: str = "it was closed") -> None:

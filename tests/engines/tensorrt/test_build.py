@@ -62,9 +62,15 @@ def test_a_build_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_pat
     """TensorRT answers a lack of memory with None and a message in its log."""
     library = load_tensorrt()
 
-    class Builder(library.module.Builder):  # type: ignore[name-defined, misc]
+    class Builder:
+        def __init__(self, logger: Any) -> None:
+            self._builder, self._logger = library.module.Builder(logger), logger
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._builder, name)
+
         def build_serialized_network(self, network: Any, config: Any) -> None:
-            self.logger.log(library.module.ILogger.Severity.ERROR, "[defaultAllocator] out of memory:\n  requested 9 GiB")
+            self._logger.log(library.module.ILogger.Severity.ERROR, "[defaultAllocator] out of memory:\n  requested 9 GiB")
             return None
 
     class Module:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,19 +36,20 @@ class Chromium:
             time.sleep(0.05)
         self._port = int(mark.read_text().split()[0])
         self._socket: Any = None
+        self._open = ExitStack()
 
     def __enter__(self) -> Chromium:
         from websockets.sync.client import connect
 
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/json/list") as answer:
             page = next(target for target in json.load(answer) if target["type"] == "page")
-        self._socket = connect(page["webSocketDebuggerUrl"], max_size=1 << 26, proxy=None)
+        self._socket = self._open.enter_context(connect(page["webSocketDebuggerUrl"], max_size=1 << 26, proxy=None))
         self.send("Page.enable")
         self.send("Runtime.enable")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._socket.close()
+        self._open.close()
         self._process.kill()
         self._process.wait()
 

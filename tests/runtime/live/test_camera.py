@@ -84,7 +84,7 @@ def test_errors_hold_no_password_and_say_what_the_server_said(server: CameraServ
     for uri, words in (
         ("http://me:secret@127.0.0.1:9/x?key=abc", "connection refused"),
         ("rtsp://me:secret@127.0.0.1:9/x", "connection refused"),
-        ("http://me:secret@127.0.0.1:99999/x", ""),
+        ("http://me:secret@127.0.0.1:99999/x", "cannot be opened"),
     ):
         with pytest.raises(SourceError, match=words) as error:
             open_stream(uri, TIMEOUT_S)

@@ -105,8 +105,9 @@ def test_signals_finish_files_whatever_the_cameras_do(
 def test_a_signal_before_the_first_frame_ends_the_run_well(model_file: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         run = Run(model_file, tmp_path, "--source", f"http://127.0.0.1:{mute.getsockname()[1]}/", "--sink", "e.jsonl")
-        mute.accept()
+        client, _ = mute.accept()
         code, seconds, _ = run.end()
+        client.close()
         assert code == 0 and seconds < 2.5 and "stopped by SIGTERM before the first frame" in run.said.read_text()
         assert not list(tmp_path.glob("*.jsonl"))
 
@@ -186,6 +187,7 @@ def test_messages_that_nobody_can_read_end_nothing(model_file: Path, server: Cam
     wait_until(lambda: len(lines(tmp_path / "e.jsonl")) > before + 5)
     run.terminate()
     assert run.wait(5) == 0
+    run.stdout.close()
 
 
 def test_a_server_that_is_killed_again_and_again(model_file: Path, server: CameraServer, tmp_path: Path) -> None:
@@ -200,11 +202,11 @@ def test_a_server_that_is_killed_again_and_again(model_file: Path, server: Camer
         run.wait_for(tmp_path / "e.jsonl", before + 5, 4)
         time.sleep(rng.uniform(0, 0.3))
     code, _, out = run.end()
-    assert code == 0 and "lost and back 3 times" in out
-    assert lines(tmp_path / "e.jsonl")[-1]["reopened"] == 3
     messages = lines(run.said)
     assert all(set(message) == {"time", "level", "message"} for message in messages)
-    assert sum("is back" in message["message"] for message in messages) == 3
+    back = sum("is back" in message["message"] for message in messages)
+    assert code == 0 and back >= 3 and f"lost and back {back} times" in out
+    assert lines(tmp_path / "e.jsonl")[-1]["reopened"] == back
 
 
 def test_kill_9_leaves_what_was_there(model_file: Path, server: CameraServer, tmp_path: Path) -> None:
@@ -215,8 +217,7 @@ def test_kill_9_leaves_what_was_there(model_file: Path, server: CameraServer, tm
         run = Run(model_file, folder, "--source", server.uri, "--sink", "o.mp4", "--sink", "e.jsonl")
         run.wait_for(folder / "e.jsonl", 75)
         time.sleep(rng.uniform(0, 1))
-        run.process.kill()
-        run.process.communicate()
+        run.end(signal.SIGKILL)
         whole = (folder / "e.jsonl").read_text().rpartition("\n")[0]
         found = [json.loads(line) for line in whole.splitlines()]
         with av.open(str(folder / "o.mp4")) as container:
@@ -362,12 +363,11 @@ def test_rtsp(model_file: Path, tmp_path: Path) -> None:
         script = Path(__file__).with_name("rtsp_server.py")
         server = subprocess.Popen([DEBIAN_PYTHON, str(script), str(port)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert server.stdout is not None and server.stdout.readline() == "ready\n"
+        server.stdout.close()
         return server
 
     server = serve()
-    run = Run(
-        model_file, tmp_path, "--source", f"rtsp://me:secret@127.0.0.1:{port}/camera", "--sink", "e.jsonl", "--frame-timeout", "2", "-v"
-    )
+    run = Run(model_file, tmp_path, "--source", f"rtsp://me:secret@127.0.0.1:{port}/camera", "--sink", "e.jsonl", "-v")
     run.wait_for(tmp_path / "e.jsonl")
     server.kill()
     server.wait()
@@ -375,6 +375,7 @@ def test_rtsp(model_file: Path, tmp_path: Path) -> None:
     run.wait_for(tmp_path / "e.jsonl", len(lines(tmp_path / "e.jsonl")) + 10, 12)
     code, seconds, out = run.end()
     server.kill()
+    server.wait()
     found = lines(tmp_path / "e.jsonl")
     assert code == 0 and seconds < 2.5 and found[-1]["reopened"] >= 1
     assert "secret" not in out + run.said.read_text() + (tmp_path / "e.jsonl").read_text()
