@@ -4,17 +4,18 @@ An error is relative to the largest value of the map it is in: of one class on o
 probabilities, features. Overlays stretch each map to full colour, so that each has to be right by itself.
 
 A map that is zero or nearly so (a class that nothing speaks for) has no size of its own. It is a sum of terms that
-cancel or that the ReLU cuts, and float32's rounding is proportional to those terms: its scale is FLOOR of the largest
-sum of their magnitudes.
+cancel or that the ReLU cuts, and float32's rounding is proportional to those terms: its scale is at least FLOOR of
+their magnitudes' sum.
 
-The limit is TOLERANCE, or FACTOR times torch's own float32 error on the same map where that is more, never more than
-CEILING.
+The limit is TOLERANCE, or FACTOR times torch's own float32 error where that is more, never more than CEILING. On a small
+map torch's error may be small by luck; it counts as no less than a share of the map's terms, which is the root mean
+square over the classes judged on the picture.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,8 +26,8 @@ from dkcam.export.reference import Answer, Arrays
 
 TOLERANCE = 1e-4
 FACTOR = 4.0  # two float32 computations in different order are not equally lucky
-CEILING = 2e-3  # half a grey level of an overlay that a map fills: nothing larger may pass, whatever torch loses
-FLOOR = 1e-3  # TOLERANCE of it is 1e-7 of the terms: float32's own resolution (2⁻²³)
+CEILING = 1e-2  # 2.5 of the 255 levels of an overlay: a map that float32 does not know better than that cannot be shown
+FLOOR = 2e-3  # torch's float32 loses up to 1e-5 of the terms in sound deep networks; CEILING of it is 2e-5
 MOST_KINKS = 1e-4  # of the ReLU units a gradient passes
 LEAST_PROBABILITY = 1e-37  # below it float32 has none: such classes are tied
 
@@ -98,8 +99,8 @@ class Parity:
             row = max(bad, key=lambda r: r.error / r.limit if r.limit else math.inf)
             of = f" of {row.label!r}" if row.label else ""
             raise ParityError(
-                f"{row.output}{of} differs from autograd by {row.error:.1e} of its maximum on {row.pictures} pictures, limit {row.limit:.1e} "
-                f"(torch's own float32: {row.float32:.1e}){self._cause()}; nothing was written"
+                f"{row.output}{of} differs from autograd by {row.error:.1e} of its maximum on {row.pictures} pictures, limit "
+                f"{row.limit:.1e} (torch's own float32: {row.float32:.1e}){self._cause()}; nothing was written"
             )
         if self.input_dependence is not None and self.input_dependence < 1e-6:
             raise ParityError(
@@ -126,11 +127,19 @@ def worse(one: Row | None, other: Row) -> Row:
 
 
 def judge(
-    output: str, pictures: str, given: Arrays, exact: Answer, plain: Answer, classes: NDArray[np.int64], labels: tuple[str, ...], at: int
+    output: str,
+    pictures: str,
+    given: Arrays,
+    exact: Answer,
+    plain: Sequence[Answer],
+    classes: NDArray[np.int64],
+    labels: tuple[str, ...],
+    at: int,
 ) -> Row:
     """One output on the picture ``at`` of a batch: the graph's values and torch's float32 ones against float64's.
 
-    classes: int64 [K] as given to the graph, for ``explained``.
+    plain: of the same picture, several times with other roundings; the largest error counts. classes: int64 [K] as given
+    to the graph, for ``explained``.
     """
     if output == "explained":
         return _judge_choice(pictures, given, exact, plain, classes, labels, at)
@@ -138,23 +147,27 @@ def judge(
     per_class = output in ("weights", "heatmap", "heatmap_std", "gradient")
     axes = tuple(range(1, truth.ndim)) if per_class else None
     own = np.abs(truth).max(axis=axes, keepdims=True)
-    scale = own
+    scale, terms = own, own
     if output in ("weights", "heatmap", "heatmap_std"):
-        terms = exact.magnitudes["weights" if output == "weights" else "heatmap"][at]
-        scale = np.maximum(own, FLOOR * terms.reshape(own.shape))
+        terms = exact.magnitudes["weights" if output == "weights" else "heatmap"][at].reshape(own.shape)
+        scale = np.maximum(own, FLOOR * terms)
     elif output == "logits":
         # a class with small weights has small logits: they must be right too
         scale = np.minimum(own, exact.magnitudes["logits"][at])
-    errors, floats = (
-        np.atleast_1d(_relative(values[output][at].astype(np.float64) - truth, scale).max(axis=axes)) for values in (given, plain.values)
-    )
+
+    def off(values: Arrays, size: Floats) -> Floats:
+        return np.atleast_1d(_relative(values[output][at].astype(np.float64) - truth, size).max(axis=axes))
+
+    errors = off(given, scale)
+    floats, shares = (np.max([off(answer.values, size) for answer in plain], axis=0) for size in (scale, terms))
+    if per_class:
+        usual = math.sqrt(float(np.mean(np.where(np.isfinite(shares), shares, 0.0) ** 2)))
+        floats = np.maximum(floats, usual * _relative(terms, scale).reshape(-1))
     limits = np.clip(FACTOR * floats, TOLERANCE, CEILING)
     worst = int(np.argmax(errors / limits))
     label = labels[int(given_classes(given, exact)[at][worst])] if per_class else ""
-    flat_own, flat_scale = own.reshape(-1), np.broadcast_to(scale, own.shape if per_class else scale.shape).reshape(-1)
-    largest = float(flat_own[worst]) if per_class else float(own.max())
-    size = float(flat_scale[worst]) if per_class else float(scale.max())
-    return Row(output, pictures, len(errors), label, largest, size, float(errors[worst]), float(floats[worst]), float(limits[worst]))
+    sizes = own.reshape(-1)[worst], scale.reshape(-1)[worst] if per_class else scale.max()
+    return Row(output, pictures, len(errors), label, *map(float, (*sizes, errors[worst], floats[worst], limits[worst])))
 
 
 def given_classes(given: Arrays, exact: Answer) -> NDArray[np.int64]:
@@ -170,7 +183,7 @@ def _relative(difference: Floats, scale: Floats) -> Floats:
 
 
 def _judge_choice(
-    pictures: str, given: Arrays, exact: Answer, plain: Answer, classes: NDArray[np.int64], labels: tuple[str, ...], at: int
+    pictures: str, given: Arrays, exact: Answer, plain: Sequence[Answer], classes: NDArray[np.int64], labels: tuple[str, ...], at: int
 ) -> Row:
     """A class number must be the number given; a rank's may differ among classes that float32 cannot tell apart.
 
@@ -185,17 +198,11 @@ def _judge_choice(
         gap = np.abs(levels[np.where(valid, chosen, 0)] - levels[truth]) / scale
         return np.where(chosen == truth, 0.0, np.where(valid & (classes < 0), gap, math.inf))
 
-    errors, floats = gaps(np.asarray(given["explained"][at], np.int64)), gaps(plain.values["explained"][at])
+    errors = gaps(np.asarray(given["explained"][at], np.int64))
+    floats = np.max([gaps(answer.values["explained"][at]) for answer in plain], axis=0)
     limits = np.clip(FACTOR * floats, TOLERANCE, CEILING)
     worst = int(np.argmax(errors / limits))
+    sizes = truth[worst], 1.0
     return Row(
-        "explained",
-        pictures,
-        len(errors),
-        labels[int(truth[worst])],
-        float(truth[worst]),
-        1.0,
-        float(errors[worst]),
-        float(floats[worst]),
-        float(limits[worst]),
+        "explained", pictures, len(errors), labels[int(truth[worst])], *map(float, (*sizes, errors[worst], floats[worst], limits[worst]))
     )

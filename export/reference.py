@@ -7,7 +7,7 @@ published.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,14 @@ def terms(method: str, features: Tensor, gradient: Tensor) -> Tensor:
     return weights[:, :, None, None] * features
 
 
-KINK = 1e-5  # of a ReLU input's largest value in the picture: float32 cannot tell the sign of what is nearer to zero
+def cam(method: str, features: Tensor, gradient: Tensor) -> Tensor:
+    """Features and gradient [B, C, h, w] to the ReLU'd heatmap [B, h, w]."""
+    return terms(method, features, gradient).sum(dim=1).relu()
+
+
+KINK = 1e-5  # of a ReLU input's largest value in the picture: float32 cannot tell the sign of what is nearer to zero …
+WIDEST_KINK = 1e-3  # … nor, in deep networks, of what torch's own float32 is off by; but never of more than this
+KINK_FACTOR = 4.0
 CHUNK = 2**23  # values of one tensor of copies for the head: 64 MB in float64
 
 
@@ -72,9 +79,12 @@ class Reference:
 
     At a ReLU's kink the derivative is a convention, and a value that float64 finds at +1e-9 may be −1e-9 in float32. Of
     ten million units some always are; each switches its part of the gradient on or off. ``seen`` (float32, the graph's
-    output of each ReLU call) says which way the graph took them. Only units within KINK of zero follow it. Of the units
-    that a gradient passes (``units``), those that follow against their own sign are counted in ``kinks``. Max pooling has
-    the same kink between its two largest elements.
+    output of each ReLU call) says which way the graph took them. Only units within KINK of zero follow it, or within
+    KINK_FACTOR times what float32 is off by in their channel: ``single`` holds a float32 module's inputs of the ReLU calls
+    (``relu_inputs``). Of the units that a gradient passes (``units``), those that follow against their own sign are
+    counted in ``kinks``. Max pooling has the same kink between its two largest elements.
+
+    bands: how near to zero is near, [B, C, 1, 1] for each ReLU call; float64's, for a float32 reference to use as well.
     """
 
     model: ResNet
@@ -83,11 +93,14 @@ class Reference:
     kinks: int = 0
     units: int = 0
     dtype: torch.dtype = torch.float64
+    single: Mapping[int, Tensor] = field(default_factory=dict)
+    bands: dict[int, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.model = self.model.to(self.dtype).eval().requires_grad_(False)
         self._calls, self._passed = 0, (0, 0)
         self._leaf: Tensor | None = None
+        self._inputs: dict[int, Tensor] | None = None
         for module in self.model.modules():
             if isinstance(module, nn.ReLU):
                 module.register_forward_hook(self._follow)
@@ -96,22 +109,35 @@ class Reference:
 
     def _follow(self, module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
         self._calls += 1
-        if not self.seen or self._leaf is None:
+        call, x = self._calls - 1, given[0]
+        if self._leaf is None:
             return None
-        x, sign = given[0], torch.from_numpy(self.seen[self._calls - 1]) > 0
-        own = x.detach() > 0
-        open_ = torch.where(x.detach().abs() <= _resolution(x), sign, own)
+        if self._inputs is not None:
+            self._inputs[call] = x.detach()
+        if not self.seen or self._inputs is not None:
+            return None
+        sign, own = torch.from_numpy(self.seen[call]) > 0, x.detach() > 0
+        open_ = torch.where(x.detach().abs() <= self._band(call, x.detach()), sign, own)
         self._passed = self._passed[0] + int((open_ != own).sum()), self._passed[1] + x.numel()
         return x * open_
 
+    def _band(self, call: int, x: Tensor) -> Tensor:
+        if self.dtype == torch.float64:
+            least = self.bands[call] = _resolution(x)
+            if call in self.single:
+                off = KINK_FACTOR * (self.single[call] - x).abs().amax(dim=(2, 3), keepdim=True)
+                self.bands[call] = off.clamp(least, WIDEST_KINK / KINK * least)
+        return self.bands[call].to(self.dtype) if call in self.bands else _resolution(x)
+
     def _follow_pooling(self, module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
-        if not self.seen or self._leaf is None:
+        if not self.seen or self._leaf is None or self._inputs is not None:
             return None
         x = given[0]
         before = torch.from_numpy(self.seen[self._calls - 1])
         _, index = functional.max_pool2d(before, 3, 2, 1, return_indices=True)
-        taken = x.flatten(2).gather(2, index.flatten(2)).view_as(out)
-        return torch.where((out - taken).detach() <= _resolution(x), taken, out)
+        taken: Tensor = x.flatten(2).gather(2, index.flatten(2)).view_as(out)
+        near = (out - taken).detach() <= _resolution(x)
+        return torch.where(near, taken, out)
 
     def normalise(self, image: NDArray[np.generic]) -> Tensor:
         """Graph input, uint8 [B, H, W, 3] RGB or float [B, 3, H, W], to normalised ``dtype`` [B, 3, H, W]."""
@@ -120,6 +146,16 @@ class Reference:
             return pixels
         mean, std = (torch.tensor(v, dtype=self.dtype)[:, None, None] for v in (self.spec.mean, self.spec.std))
         return (pixels.permute(0, 3, 1, 2) / 255 - mean) / std
+
+    def relu_inputs(self, image: NDArray[np.generic]) -> Mapping[int, Tensor]:
+        """What each ReLU call is given, [B, C, h, w], by the number of the call."""
+        self._inputs, found = {}, {}
+        try:
+            self._backbone(self.normalise(image))
+            found = self._inputs
+        finally:
+            self._inputs = None
+        return found
 
     def run(self, image: NDArray[np.generic], classes: NDArray[np.int64], key_mask: NDArray[np.bool_] | None) -> Arrays:
         """All outputs of ``dkcam.spec.OUTPUTS``, ``dtype``, for one batch; ``gradient`` only where the spec has it."""
@@ -131,13 +167,19 @@ class Reference:
         classes: NDArray[np.int64],
         key_mask: NDArray[np.bool_] | None,
         explained: NDArray[np.int64] | None = None,
+        nudge: int = 0,
     ) -> Answer:
         """All outputs and their magnitudes for one batch.
 
         explained: int64 [B, K], the classes to take gradients of, where another's choice among tied ranks must be
-        followed; ``values["explained"]`` is always the choice made here.
+        followed; ``values["explained"]`` is always the choice made here. nudge: not 0, a seed: the normalised image moves
+        by up to its last float32 digit, and every rounding after it falls another way.
         """
-        top, features = self._backbone(self.normalise(image))
+        x = self.normalise(image)
+        if nudge:
+            signs = torch.randint(-1, 2, x.shape, generator=torch.Generator().manual_seed(nudge))
+            x = x * (1 + signs * torch.finfo(torch.float32).eps)
+        top, features = self._backbone(x)
         masks = [None] if key_mask is None else [torch.from_numpy(mask) for mask in key_mask]
         with torch.no_grad():
             vectors = [self._vector(top, mask) for mask in masks]
@@ -225,7 +267,8 @@ class Reference:
         if self.model.config.variant != "dropkey":
             return None
         tokens = to_tokens(top, self.model.config.grid)
-        return tokens @ tokens.transpose(1, 2) * tokens.shape[2] ** -0.5
+        scores: Tensor = tokens @ tokens.transpose(1, 2) * tokens.shape[2] ** -0.5
+        return scores
 
     @staticmethod
     def _explained(probabilities: Tensor, classes: Tensor) -> Tensor:
@@ -235,5 +278,5 @@ class Reference:
 
 
 def _resolution(x: Tensor) -> Tensor:
-    """What float32 cannot tell apart in x [B, C, h, w]: [B, 1, 1, 1]."""
+    """What no float32 computation of x [B, C, h, w] can tell apart: [B, 1, 1, 1]."""
     return KINK * x.detach().abs().amax(dim=(1, 2, 3), keepdim=True)

@@ -191,7 +191,6 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 def _print(exported: Exported, model: Path, target: Path) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     console, spec = Console(), exported.spec
     if exported.parity is not None:
