@@ -100,7 +100,7 @@ class Parity:
             of = f" of {row.label!r}" if row.label else ""
             raise ParityError(
                 f"{row.output}{of} differs from autograd by {row.error:.1e} of its maximum on {row.pictures} pictures, limit "
-                f"{row.limit:.1e} (torch's own float32: {row.float32:.1e}){self._cause()}; nothing was written"
+                f"{row.limit:.1e} (torch's own float32: {row.float32:.1e}){self._cause(row)}; nothing was written"
             )
         if self.input_dependence is not None and self.input_dependence < 1e-6:
             raise ParityError(
@@ -108,13 +108,16 @@ class Parity:
                 "(an untrained model?); nothing was written"
             )
 
-    def _cause(self) -> str:
-        """softmax turns an error of a score into a relative error of as much: with large scores float32 has no digits left."""
-        if self.score_error < TOLERANCE:
+    def _cause(self, row: Row) -> str:
+        """Where float32 knows a score to ±ε, softmax turns that into a relative error of ε: large scores leave no digits.
+
+        Named only where torch's own float32 is off as well.
+        """
+        if self.score_error < TOLERANCE or row.limit <= TOLERANCE:
             return ""
         return (
             f"; probable cause: the attention is saturated, its largest score is {self.score:.0f}, which float32 knows to "
-            f"{self.score_error:.0e} only, and so each weight; train the head, or scale layer4's features down"
+            f"±{self.score_error:.0e}, and its weights no better; train the head, or scale layer4's features down"
         )
 
 

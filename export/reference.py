@@ -196,15 +196,15 @@ class Reference:
         weights = torch.zeros(*chosen.shape, features.shape[1], dtype=self.dtype)
         weight_terms, map_terms = torch.zeros_like(weights), torch.zeros_like(maps[0])
         for m, mask in enumerate(masks):
-            for k, at_top in self._head_gradients(top.detach(), mask, chosen):
-                g = at_top if top is features else torch.autograd.grad(top, features, at_top, retain_graph=True)[0]
-                parts = terms(self.spec.method, features.detach(), g)
-                maps[m, :, k] = parts.sum(dim=1).relu()
-                map_terms[:, k] += parts.abs().sum(dim=1) / count
-                weights[:, k] += g.mean(dim=(2, 3)) / count
-                weight_terms[:, k] += g.abs().mean(dim=(2, 3)) / count
+            for k, g in self._gradients(top, features, mask, chosen):
+                parts = terms(self.spec.method, features.detach().repeat(len(g), 1, 1, 1), g.flatten(0, 1)).view_as(g)
+                some = slice(k, k + len(g))
+                maps[m, :, some] = parts.sum(dim=2).relu().transpose(0, 1)
+                map_terms[:, some] += parts.abs().sum(dim=2).transpose(0, 1) / count
+                weights[:, some] += g.mean(dim=(3, 4)).transpose(0, 1) / count
+                weight_terms[:, some] += g.abs().mean(dim=(3, 4)).transpose(0, 1) / count
                 if keep:
-                    gradient[:, k] += g / count
+                    gradient[:, some] += g.transpose(0, 1) / count
         values = {
             "logits": torch.stack(logits).mean(0),
             "probabilities": probabilities,
@@ -252,16 +252,23 @@ class Reference:
             hook.remove()
         return given[0]
 
-    def _head_gradients(self, top: Tensor, mask: Tensor | None, explained: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """(k, gradient [B, C, h, w] of the k-th class's logit at layer4's output), from copies of it in one batch."""
+    def _gradients(self, top: Tensor, features: Tensor, mask: Tensor | None, explained: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """(k, gradients [n, B, C, h, w] of the logits of class k to k + n − 1 at the target layer).
+
+        Through the head many classes at a time, from copies of layer4's output in one batch; through the backbone each by itself.
+        """
         batch, channels, height, width = top.shape
         step = max(1, CHUNK // (batch * height * width * max(channels, height * width)))
         for start in range(0, explained.shape[1], step):
-            some = explained[:, start : start + step].T  # [k, B]
-            copies = top.repeat(len(some), 1, 1, 1).requires_grad_()
+            some = explained[:, start : start + step].T  # [n, B]
+            copies = top.detach().repeat(len(some), 1, 1, 1).requires_grad_()
             chosen = self.model.head(copies, mask).gather(1, some.reshape(-1, 1)).sum()
-            gradient = torch.autograd.grad(chosen, copies)[0].view(len(some), *top.shape)
-            yield from ((start + index, one) for index, one in enumerate(gradient))
+            at_top = torch.autograd.grad(chosen, copies)[0].view(len(some), *top.shape)
+            if top is features:
+                yield start, at_top
+                continue
+            for index, one in enumerate(at_top):
+                yield start + index, torch.autograd.grad(top, features, one, retain_graph=True)[0][None]
 
     def _scores(self, top: Tensor) -> Tensor | None:
         if self.model.config.variant != "dropkey":

@@ -25,9 +25,9 @@ from dkcam.spec import STRIDE, ModelSpec
 PER_CLASS = {"explained", "weights", "heatmap", "heatmap_std", "gradient"}
 RUNS = 4  # of a graph that explains a fixed number of classes, for one batch of pictures
 # gradients for one batch of pictures, masks times classes: through the head alone they are cheap, through the backbone not
-HEAD_GRADIENTS, BACKBONE_GRADIENTS = 128, 4
+HEAD_GRADIENTS, BACKBONE_GRADIENTS = 128, 8
 # a float32 error is one draw of many: where all of a picture's maps hang on one attention weight, torch may be lucky in all
-HEAD_DRAWS, BACKBONE_DRAWS = 3, 2
+DRAWS = 3
 MOST_VALUES = 2**25  # of one output's gradients: 128 MB in the graph
 
 
@@ -47,7 +47,6 @@ def verify(data: bytes, checkpoint: Checkpoint, spec: ModelSpec, calibration: Pa
     else:
         found = load_pictures(calibration, height, width, count)
         pictures = [("calibration", found[i % len(found)]) for i in range(count)]
-    draws = BACKBONE_DRAWS if probe is not None else HEAD_DRAWS
     mask = draw_masks(spec, rng, height, width)
     rows: dict[tuple[str, str], Row] = {}
     maps: dict[int, list[NDArray[np.generic]]] = {}
@@ -67,7 +66,7 @@ def verify(data: bytes, checkpoint: Checkpoint, spec: ModelSpec, calibration: Pa
         truth = exact.answer(image, classes, mask, chosen)
         plain.bands = exact.bands
         followed = truth.values["explained"] if chosen is None else chosen
-        singles = [plain.answer(image, classes, mask, followed, nudge) for nudge in range(draws)]
+        singles = [plain.answer(image, classes, mask, followed, nudge) for nudge in range(DRAWS)]
         score = max(score, truth.score)
         if truth.scores is not None:
             score_error = max(score_error, *(float(np.abs(truth.scores - single.scores).max()) for single in singles))

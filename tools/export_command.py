@@ -192,9 +192,16 @@ def read_labels(path: Path) -> tuple[str, ...]:
 def _print(exported: Exported, model: Path, target: Path) -> None:
     from rich.console import Console
 
+    from dkcam.export.parity import CEILING, FACTOR, TOLERANCE
+
     console, spec = Console(), exported.spec
     if exported.parity is not None:
         console.print(_parity_table(exported.parity))
+        console.print(
+            f"torch's: the torch module's own error in float32; limit: {TOLERANCE:.0e}, or {FACTOR:.0f} times torch's up to {CEILING:.0e}.",
+            highlight=False,
+            soft_wrap=True,
+        )
         if exported.parity.input_dependence is not None:
             console.print(
                 f"Heatmaps of different pictures differ by up to {exported.parity.input_dependence:.0%} of the maximum.", highlight=False
@@ -225,14 +232,13 @@ def _parity_table(found: Parity) -> Table:
     pictures = sum(found.images.values())
     of = f"{pictures} pictures, {found.classes} classes" if found.classes else f"{pictures} pictures"
     table = Table(
-        title=f"Parity with autograd (float64), {of}; each map's error over its own maximum, the map nearest its limit",
+        title=f"Parity with autograd (float64), {of}: each map's error over its own maximum, for the map nearest its limit",
         title_justify="left",
     )
-    for heading in ("output", "maps", "pictures", "class", "maximum", "error", "torch float32", "limit"):
-        table.add_column(heading, justify="left" if heading in ("output", "pictures", "class") else "right")
+    for heading in ("output", "maps", "picture", "class", "error", "torch's", "limit"):
+        table.add_column(heading, justify="left" if heading in ("output", "picture", "class") else "right")
     for row in found.by_output():
-        figures = (f"{row.largest:.4g}" if row.output != "explained" else "", f"{row.error:.1e}", f"{row.float32:.1e}", f"{row.limit:.1e}")
-        table.add_row(row.output, str(row.maps), row.pictures, row.label, *figures)
+        table.add_row(row.output, str(row.maps), row.pictures, row.label, f"{row.error:.1e}", f"{row.float32:.1e}", f"{row.limit:.1e}")
     return table
 
 
