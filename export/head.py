@@ -108,8 +108,9 @@ class Head:
             T κ_j = s_j Σ_i Q_ij − Σ_i Q_ij s_h(i) − Σ_i P_ij r_i
         """
         graph = self._graph
-        main = graph.op("Cast", graph.op("Greater", self._attention, graph.number(0.5)), to=TensorProto.FLOAT)
-        rest = graph.op("Mul", self._attention, graph.op("Sub", graph.number(1.0), main))
+        large = graph.op("Greater", self._attention, graph.number(0.5))
+        main = graph.op("Cast", large, to=TensorProto.FLOAT)
+        rest = graph.op("Where", large, graph.number(0.0), self._attention)
         self._main = graph.op("MatMul", spread, graph.swap_last(main, 4))  # s_h(i), [B, N, K, T]
         kept = graph.op("Mul", self._main, graph.unsqueeze(graph.sum(rest, 3), 2))
         self._rest = graph.op("Sub", graph.op("MatMul", spread, graph.swap_last(rest, 4)), kept)  # r_i
