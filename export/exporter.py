@@ -13,9 +13,10 @@ from dkcam.errors import EngineError, ExportError
 from dkcam.export.checkpoint import Checkpoint
 from dkcam.export.graph import write_graph
 from dkcam.export.options import ExportOptions
+from dkcam.export.parity import CEILING, FACTOR, MOST_KINKS, TOLERANCE, Parity
 from dkcam.export.pictures import Pictures
 from dkcam.export.precision.build import LowPrecision, lower
-from dkcam.export.verify import TOLERANCE, Parity, verify
+from dkcam.export.verify import verify
 from dkcam.spec import ModelSpec
 
 DEFAULT_SIZE = (224, 224)
@@ -32,29 +33,26 @@ class Exported:
     low: LowPrecision | None = None
 
     def report(self) -> Mapping[str, Any]:
-        """What ``--report`` writes: the spec, every row, the tolerance, sizes."""
-        rows = self.parity.rows if self.parity else ()
+        """What ``--report`` writes: the spec, every row, the limits, sizes."""
+        parity = self.parity or Parity()
         return {
             "spec": json.loads(self.spec.to_json()),
             "bytes": len(self.data),
+            # the limit of a map: tolerance, or float32_factor times torch's own float32 error, never above ceiling
             "tolerance": TOLERANCE,
+            "float32_factor": FACTOR,
+            "ceiling": CEILING,
             "verified": self.parity is not None,
-            "input_dependence": self.parity.input_dependence if self.parity else None,
-            "kinks": self.parity.kinks if self.parity else None,
-            "pictures": self.parity.images if self.parity else {},
+            "input_dependence": parity.input_dependence,
+            "kinks": parity.kinks if self.parity else None,
+            "kink_units": parity.units if self.parity else None,
+            "most_kinks": MOST_KINKS,
+            "attention_score": parity.score if self.parity else None,
+            "pictures": parity.images,
+            "classes_judged": parity.classes if self.parity else None,
             "fidelity": self.low.fidelity.figures() if self.low and self.low.fidelity else None,
             "kept": [asdict(layer) for layer in self.low.kept] if self.low else [],
-            "parity": [
-                {
-                    "output": r.output,
-                    "pictures": r.pictures,
-                    "error": r.error,
-                    "largest": r.largest,
-                    "relative": r.relative,
-                    "passed": r.passed,
-                }
-                for r in rows
-            ],
+            "parity": [asdict(row) | {"passed": row.passed} for row in parity.rows],
         }
 
 

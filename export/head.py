@@ -96,11 +96,27 @@ class Head:
         if self._attention:
             # rows of P sum to 1, so a constant added to s changes nothing: without its mean there is less to cancel
             self._centred = graph.op("Sub", self._projections, graph.mean(self._projections, 2, keep=True))
-            spread = graph.unsqueeze(self._centred, 1)
-            self._mixed = graph.op("MatMul", spread, graph.swap_last(self._attention, 4))  # [B, N, K, T]
-            direct = graph.op("Mul", spread, graph.unsqueeze(self._columns, 2))
-            indirect = graph.op("Mul", graph.op("MatMul", self._mixed, self._attention), self._one_over(self._tokens))
-            self._kappa = graph.op("Sub", direct, indirect)
+            self._kappa = self._column_terms(graph.unsqueeze(self._centred, 1))
+
+    def _column_terms(self, spread: str) -> str:
+        """κ for centred scores [B, 1, K, T]: [B, N, K, T].
+
+        κ_j = (1/T) Σ_i P_ij (s_j − m_i), and a row that attends to one key alone gives 0 = s_j − s_j: rounded, and then
+        multiplied by scores of hundreds, that would be a map of its own. So the key h with P_ih > ½ is taken out of its
+        row (Q = P without it) and m_i = s_h + r_i, r_i = Σ_l Q_il (s_l − s_h); without such a key s_h is 0 and Q = P:
+
+            T κ_j = s_j Σ_i Q_ij − Σ_i Q_ij s_h(i) − Σ_i P_ij r_i
+        """
+        graph = self._graph
+        large = graph.op("Greater", self._attention, graph.number(0.5))
+        main = graph.op("Cast", large, to=TensorProto.FLOAT)
+        rest = graph.op("Where", large, graph.number(0.0), self._attention)
+        self._main = graph.op("MatMul", spread, graph.swap_last(main, 4))  # s_h(i), [B, N, K, T]
+        kept = graph.op("Mul", self._main, graph.unsqueeze(graph.sum(rest, 3), 2))
+        self._rest = graph.op("Sub", graph.op("MatMul", spread, graph.swap_last(rest, 4)), kept)  # r_i
+        direct = graph.op("Mul", spread, graph.unsqueeze(graph.sum(rest, 2), 2))
+        indirect = graph.op("Add", graph.op("MatMul", self._main, rest), graph.op("MatMul", self._rest, self._attention))
+        return graph.op("Mul", graph.op("Sub", direct, indirect), self._one_over(self._tokens))
 
     def weights(self) -> str:
         """Paper eq. 1 averaged over masks: [B, K, C]."""
@@ -133,7 +149,8 @@ class Head:
         """The explained logits' gradient at layer4's output for each mask: [B, M, C, h, w], M = N·K masks first."""
         graph = self._graph
         if self._attention:
-            pull = graph.op("Sub", graph.unsqueeze(self._centred, 1, 3), graph.unsqueeze(self._mixed, 4))
+            pull = graph.op("Sub", graph.unsqueeze(self._centred, 1, 3), graph.unsqueeze(self._main, 4))
+            pull = graph.op("Sub", pull, graph.unsqueeze(self._rest, 4))
             flow = graph.op("Mul", graph.op("Mul", graph.unsqueeze(self._attention, 2), pull), self._one_over(self._tokens))
             both = graph.op("Add", flow, graph.swap_last(flow, 5))  # [B, N, K, T, T]
             mixed = graph.op("Mul", graph.op("MatMul", both, graph.unsqueeze(self._tokens, 1, 2)), self._root)

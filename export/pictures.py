@@ -35,6 +35,11 @@ class Pictures:
         chosen = [index for _, index in sorted(order)[:most]]
         return Pictures([self.images[i] for i in chosen], [self.sources[i] for i in chosen], self.rendered)
 
+    def spread(self, count: int) -> Pictures:
+        """At most ``count``, evenly spaced."""
+        chosen = sorted({index * len(self) // min(count, len(self)) for index in range(min(count, len(self)))})
+        return Pictures([self.images[i] for i in chosen], [self.sources[i] for i in chosen], self.rendered)
+
 
 def rendered_pictures(height: int, width: int, count: int, seed: int = 0) -> Pictures:
     """Scenes as ``dkcam.rendered`` draws them, each a source of its own."""

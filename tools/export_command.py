@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from dkcam.export.exporter import Exported
+    from dkcam.export.parity import Parity
     from dkcam.export.precision.fidelity import Fidelity
 
 
@@ -207,16 +208,17 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 def _print(exported: Exported, model: Path, target: Path) -> None:
     from rich.console import Console
-    from rich.table import Table
+
+    from dkcam.export.parity import CEILING, FACTOR, TOLERANCE
 
     console, spec = Console(), exported.spec
     if exported.parity is not None:
-        table = Table(title="Parity with autograd (float64), largest error over the reference's maximum", title_justify="left")
-        for heading in ("output", "pictures", "maximum", "error", "relative"):
-            table.add_column(heading, justify="left" if heading in ("output", "pictures") else "right")
-        for row in exported.parity.rows:
-            table.add_row(row.output, row.pictures, f"{row.largest:.4g}", f"{row.error:.2g}", f"{row.relative:.1e}")
-        console.print(table)
+        console.print(_parity_table(exported.parity))
+        console.print(
+            f"torch's: the torch module's own error in float32; limit: {TOLERANCE:.0e}, or {FACTOR:.0f} times torch's up to {CEILING:.0e}.",
+            highlight=False,
+            soft_wrap=True,
+        )
         if exported.parity.input_dependence is not None:
             console.print(
                 f"Heatmaps of different pictures differ by up to {exported.parity.input_dependence:.0%} of the maximum.", highlight=False
@@ -241,6 +243,22 @@ def _print(exported: Exported, model: Path, target: Path) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _parity_table(found: Parity) -> Table:
+    from rich.table import Table
+
+    pictures = sum(found.images.values())
+    of = f"{pictures} pictures, {found.classes} classes" if found.classes else f"{pictures} pictures"
+    table = Table(
+        title=f"Parity with autograd (float64), {of}: each map's error over its own maximum, for the map nearest its limit",
+        title_justify="left",
+    )
+    for heading in ("output", "maps", "picture", "class", "error", "torch's", "limit"):
+        table.add_column(heading, justify="left" if heading in ("output", "picture", "class") else "right")
+    for row in found.by_output():
+        table.add_row(row.output, str(row.maps), row.pictures, row.label, f"{row.error:.1e}", f"{row.float32:.1e}", f"{row.limit:.1e}")
+    return table
 
 
 def _fidelity_table(found: Fidelity, precision: str) -> Table:

@@ -112,6 +112,20 @@ def test_half_precision_weights_are_stored_as_such_without_loss() -> None:
     assert np.abs(given["heatmap"] - expected["heatmap"]).max() <= 1e-5 * expected["heatmap"].max()
 
 
+@pytest.mark.parametrize("outputs", [("heatmap", "weights"), ("heatmap", "weights", "gradient")])
+def test_saturated_attention_keeps_its_digits(outputs: tuple[str, ...]) -> None:
+    checkpoint = tiny_checkpoint()
+    checkpoint.weights["layer4.2.bn3.weight"][:] *= 300
+    spec = make_spec(checkpoint, ExportOptions(size=(64, 96), outputs=outputs))
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
+    expected = Reference(checkpoint.module(), spec).answer(image, np.arange(5), None)
+    given = open_bytes(write_graph(checkpoint, spec), "test").run(image, np.arange(5))
+    assert expected.score > 1e4
+    for k in np.flatnonzero(expected.values["heatmap"][0].max((1, 2)) > 0):
+        largest = expected.values["heatmap"][0, k].max()
+        assert np.abs(given["heatmap"][0, k] - expected.values["heatmap"][0, k]).max() <= 1e-4 * largest
+
+
 def test_unknown_layers_are_refused() -> None:
     with pytest.raises(ExportError, match=r"--layer layer9: not in the model"):
         export(tiny_checkpoint(), ExportOptions(size=(64, 64), layer="layer9"))

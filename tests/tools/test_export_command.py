@@ -24,7 +24,7 @@ def run(*words: object) -> Result:
 def test_the_plain_command_writes_beside_the_checkpoint(checkpoint_file: Path) -> None:
     result = run(checkpoint_file)
     assert result.exit_code == 0, result.output
-    assert "Parity with autograd" in result.output and "heatmap" in result.output
+    assert all(words in result.output for words in ("Parity with autograd", "heatmap", "torch's", "limit", "float32"))
     model = onnx.load(checkpoint_file.with_suffix(".onnx"))
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     spec = json.loads(metadata["dkcam.spec"])
@@ -55,6 +55,10 @@ def test_options_reach_the_graph(checkpoint_file: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["verified"] and all(row["passed"] for row in report["parity"]) and report["spec"]["labels"] == list("abcde")
+    for row in report["parity"]:
+        assert 0 <= row["error"] <= row["limit"] and row["limit"] >= report["tolerance"] == 1e-4 and row["maps"] >= 1
+        assert row["limit"] == pytest.approx(min(max(1e-4, report["float32_factor"] * row["float32"]), report["ceiling"]))
+    assert report["kinks"] <= report["most_kinks"] * report["kink_units"] and report["classes_judged"] == 5
     assert (report["spec"]["layer"], report["spec"]["samples"], report["spec"]["explain"]) == ("layer3", 2, 2)
 
 
