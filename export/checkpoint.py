@@ -10,6 +10,7 @@ import io
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,7 +143,9 @@ def _parse(path: Path, data: bytes) -> tuple[Any, Mapping[str, str]]:
             "class names go with --labels"
         )
     try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch's doubts about the file; whether it loads is said below
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), {}
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if found or "Unsupported class" in str(error) or "Unsupported global" in str(error):

@@ -74,7 +74,7 @@ def test_the_asyncio_service(model_file: Path) -> None:
             assert answers.readline() == b""
     finally:
         service.terminate()
-        service.wait()
+        service.communicate()
 
 
 @pytest.mark.parametrize(

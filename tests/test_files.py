@@ -44,7 +44,7 @@ def test_a_place_is_claimed_by_one_process_at_a_time(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match=r"a.mp4 is being written by another run"):
         Claim(path, SinkError)
     other.kill()  # the lock goes with it, and its file stays
-    other.wait()
+    other.communicate()
     assert (tmp_path / ".a.mp4.lock").exists()
     claim = Claim(path, SinkError)
     with pytest.raises(SinkError):

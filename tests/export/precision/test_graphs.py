@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -44,9 +46,16 @@ def pictures(count: int, seed: int = 0) -> list[np.ndarray]:
     return [np.ascontiguousarray(render(random_scene(rng), *SIZE)[0][..., ::-1]) for _ in range(count)]
 
 
-def int8(checkpoint: Checkpoint, target: str, kept: frozenset[str] = frozenset()) -> Int8:
+@cache
+def ranges(variant: str) -> Mapping[str, tuple[float, float]]:
+    """Of ``tiny_checkpoint(variant)``; calibrating takes longer than the tests that need it."""
+    checkpoint = tiny_checkpoint(variant)
     spec = make_spec(checkpoint, ExportOptions(size=SIZE, input="tensor"))
-    return Int8(target, calibrate(checkpoint.module(), [graph_input(p[None], spec)[0] for p in pictures(6)]), kept)
+    return calibrate(checkpoint.module(), [graph_input(p[None], spec)[0] for p in pictures(6)])
+
+
+def int8(checkpoint: Checkpoint, target: str, kept: frozenset[str] = frozenset()) -> Int8:
+    return Int8(target, ranges(checkpoint.config.variant), kept)
 
 
 def numerics_of(checkpoint: Checkpoint, name: str) -> Numerics:
