@@ -15,6 +15,7 @@ from typing import Any
 from dkcam.errors import DkcamError
 from dkcam.runtime.live.decoder.wire import Channel, Room
 from dkcam.runtime.live.stream import Grab, Stream, open_stream
+from dkcam.runtime.process import keep_freed_memory
 
 KEPT = 3  # newest pictures; the one that is asked for is the newest, or nearly
 GRACE_S = 0.25  # to take leave of a camera
@@ -22,6 +23,7 @@ GRACE_S = 0.25  # to take leave of a camera
 
 def main(descriptor: int) -> None:
     """descriptor: of the socket to dk-run. Ends with it."""
+    keep_freed_memory()
     _Child(Channel(socket.socket(fileno=descriptor))).run()
 
 
