@@ -24,13 +24,6 @@ TIMEOUT_S = 0.6
 
 
 @pytest.fixture
-def server() -> Iterator[CameraServer]:
-    made = CameraServer()
-    yield made
-    made.kill()
-
-
-@pytest.fixture
 def watch() -> Iterator[Callable[..., Camera]]:
     """Starts cameras and stops them at the end."""
     started: list[Camera] = []

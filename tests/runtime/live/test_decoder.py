@@ -33,13 +33,6 @@ to_run.recv(1000)
 
 
 @pytest.fixture
-def server() -> Iterator[CameraServer]:
-    made = CameraServer()
-    yield made
-    made.kill()
-
-
-@pytest.fixture
 def opened(server: CameraServer) -> Iterator[Decoder]:
     link = Decoder(server.uri, TIMEOUT_S)
     link.open()
