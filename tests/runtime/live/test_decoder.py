@@ -280,12 +280,14 @@ def test_the_process_outlives_its_connections(server: CameraServer, opened: Deco
 
 def test_a_decoder_ends_with_its_run(server: CameraServer) -> None:
     code = (
-        "import sys, time; from dkcam.runtime.live.decoder import Decoder; link = Decoder(sys.argv[1], 5.0); link.open(); "
+        "import sys, time; from dkcam.runtime.live.decoder import Decoder; link = Decoder(sys.argv[1], 60.0); link.open(); "
         "print(link.pid, flush=True); time.sleep(60)"
     )
     run = subprocess.Popen([sys.executable, "-c", code, server.uri], stdout=subprocess.PIPE, text=True)
     assert run.stdout is not None
     pid = int(run.stdout.readline())
+    server.faults.append("half")  # it waits for the rest of a picture
+    wait_until(lambda: not server.faults)
     run.kill()
     run.communicate()
     wait_until(lambda: is_gone(pid) or Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] == "Z", 5)

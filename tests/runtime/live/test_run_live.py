@@ -90,6 +90,7 @@ def test_signals_finish_files_whatever_the_cameras_do(
         wait_until(lambda: "trying again" in run.said.read_text())
         time.sleep(0.6)  # the first delay is over
     children = run.decoders()
+    assert {os.getsid(pid) for pid in children} == set(children)  # Ctrl-C in a terminal does not reach them
     code, seconds, out = run.end(how)
     assert code == 0 and seconds < 2.5, run.said.read_text()
     assert "its decoder" not in run.said.read_text()
