@@ -9,13 +9,14 @@ from typing import Any
 from xml.etree import ElementTree
 
 from dkcam.cells import peak
-from dkcam.interval import Mean, mean
+from dkcam.interval import Mean, mean, share
 from dkcam.tools.checks.measure import CONTROLS, PLACES, Record, by_key, control, labels_of
 from dkcam.tools.checks.rules import AGAINST, CAUSAL, JITTER, MEASURES, Rule, Rules, normal
 from dkcam.tools.metrics.place import centroid
 from dkcam.tools.metrics.temporal import jitter
 
 SIZES = ((0, 24), (24, 40), (40, 64), (64, math.inf))  # of objects in the model's pixels
+YES_OR_NO = ("pointing", "accuracy", "agreement")
 FIGURES = ("pointing", "energy_ratio", "energy", "iou", "accuracy", "confidence", "entropy", "stability", *CAUSAL, *AGAINST)
 
 
@@ -53,7 +54,7 @@ def _judge(records: Sequence[Record], rule: Rule, labels: Sequence[str], sequenc
         found = Mean(value, value, value, 0 if math.isnan(value) else len(records))
     else:
         values = by_key(records, rule.key, label)
-        found = mean([value for value, _ in values], [name for _, name in values])
+        found = _mean(values, rule.key)
     if not found.count:
         return Verdict(rule, found, "skipped", f"no picture has a figure for it ({MEASURES[rule.measure].text})")
     return Verdict(rule, found, "pass" if rule.holds(found.value) else rule.severity)
@@ -97,7 +98,7 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
         "classes": {name: _figures(part) for name, part in parts.items() if name != "all"},
         "sizes": {name: _figures(part) for name, part in sizes.items() if part},
         "controls": {
-            name: {key: _as_dict(_mean(control(records, name, key))) for key in PLACES}
+            name: {key: _as_dict(_mean(control(records, name, key), key)) for key in PLACES}
             for name in CONTROLS
             if control(records, name, "pointing")
         },
@@ -105,7 +106,7 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _figures(records: Sequence[Record]) -> dict[str, Any]:
-    found = {key: _mean(by_key(records, key)) for key in (*FIGURES, *_regions(records))}
+    found = {key: _mean(by_key(records, key), key) for key in (*FIGURES, *_regions(records))}
     return {"records": len(records)} | {key: _as_dict(value) for key, value in found.items() if value.count}
 
 
@@ -113,8 +114,12 @@ def _regions(records: Sequence[Record]) -> list[str]:
     return sorted({key for record in records for key in record.values if key.startswith(("region:", "corrupted_confidence:"))})
 
 
-def _mean(values: Sequence[tuple[float, str]]) -> Mean:
-    return mean([value for value, _ in values], [name for _, name in values])
+def _mean(values: Sequence[tuple[float, str]], key: str) -> Mean:
+    """Of yes and no, a share, whose interval has a width also where all say yes."""
+    numbers, names = [value for value, _ in values], [name for _, name in values]
+    if key in YES_OR_NO and all(value in (0.0, 1.0) for value in numbers):
+        return share([value == 1.0 for value in numbers], names)
+    return mean(numbers, names)
 
 
 def _as_dict(value: Mean) -> dict[str, float]:

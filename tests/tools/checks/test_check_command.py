@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from dkcam.export.exporter import export
 from dkcam.export.options import ExportOptions
+from dkcam.interval import wilson
 from dkcam.runtime.geometry import Fit
 from dkcam.runtime.sources import open_source
 from dkcam.tools.check_command import main
@@ -91,6 +92,17 @@ def test_the_table_can_be_read_at_80_columns_and_without_a_terminal(
         assert [float(word) for word in row.split()[-4:]] == pytest.approx(expected, rel=0.01)
     assert max(map(len, [head, *rows])) <= 80
     assert float(rows[0].split()[1]) == pytest.approx(figures["all"]["pointing"]["mean"], rel=0.01)
+
+
+def test_a_share_of_all_is_not_certain(dataset: Callable[[str], Path], model_file: Path, tmp_path: Path) -> None:
+    args = ("--model", model_file, "--against", model_file, "--rules", rules(tmp_path, LENIENT), "--report", tmp_path / "r")
+    assert run(dataset("coco"), *args).exit_code == 0
+    found = json.loads((tmp_path / "r/results.json").read_text())["figures"]["all"]["agreement"]
+    assert (
+        found["mean"] == found["high"] == 1
+        and found["low"] == pytest.approx(wilson(1.0, found["count"])[0], abs=0.02)
+        and found["low"] < 0.9
+    )
 
 
 def test_a_failed_rule_exits_3_with_reports(dataset: Callable[[str], Path], model_file: Path, tmp_path: Path) -> None:
