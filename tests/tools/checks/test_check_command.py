@@ -98,11 +98,8 @@ def test_a_share_of_all_is_not_certain(dataset: Callable[[str], Path], model_fil
     args = ("--model", model_file, "--against", model_file, "--rules", rules(tmp_path, LENIENT), "--report", tmp_path / "r")
     assert run(dataset("coco"), *args).exit_code == 0
     found = json.loads((tmp_path / "r/results.json").read_text())["figures"]["all"]["agreement"]
-    assert (
-        found["mean"] == found["high"] == 1
-        and found["low"] == pytest.approx(wilson(1.0, found["count"])[0], abs=0.02)
-        and found["low"] < 0.9
-    )
+    assert found["mean"] == found["high"] == 1
+    assert 0.3 < found["low"] < wilson(1.0, found["count"])[0]  # several objects of one picture are worth less than as many pictures
 
 
 def test_a_failed_rule_exits_3_with_reports(dataset: Callable[[str], Path], model_file: Path, tmp_path: Path) -> None:
