@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import socket
 import threading
 import time
@@ -23,6 +24,8 @@ GRACE_S = 0.25  # to take leave of a camera
 
 def main(descriptor: int) -> None:
     """descriptor: of the socket to dk-run. Ends with it."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # systemd sends them to every process of a service; dk-run says when it is over
+        signal.signal(number, signal.SIG_IGN)
     keep_freed_memory()
     _Child(Channel(socket.socket(fileno=descriptor))).run()
 

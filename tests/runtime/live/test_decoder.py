@@ -145,6 +145,16 @@ def test_a_decoder_that_hangs_is_killed(started: Callable[[], tuple[Camera, Deco
     assert other.live and other.reopened == 0
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_signals_to_a_whole_service_are_the_run_s_alone(started: Callable[[], tuple[Camera, Decoder]], how: signal.Signals) -> None:
+    camera, link = started()
+    pid, before = link.pid, camera.shots
+    assert pid is not None
+    os.kill(pid, how)
+    wait_until(lambda: camera.shots > before + 20)
+    assert link.pid == pid and camera.reopened == 0
+
+
 def test_a_picture_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
         SPEAK
