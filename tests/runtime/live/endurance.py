@@ -83,13 +83,16 @@ class Run:
         return self.events.stat().st_size if self.events.exists() else 0
 
     def resources(self) -> dict[str, int]:
-        place = Path(f"/proc/{self.process.pid}")
-        status = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines())
-        return {
-            "memory_kb": int(status["VmRSS"].split()[0]),
-            "threads": int(status["Threads"]),
-            "handles": sum(1 for _ in (place / "fd").iterdir()),
-        }
+        """Of the run and its decoders together."""
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        found = {"memory_kb": 0, "threads": 0, "handles": 0}
+        for pid in (self.process.pid, *(int(word) for task in tasks for word in task.read_text().split())):
+            place = Path(f"/proc/{pid}")
+            status = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines())
+            found["memory_kb"] += int(status["VmRSS"].split()[0])
+            found["threads"] += int(status["Threads"])
+            found["handles"] += sum(1 for _ in (place / "fd").iterdir())
+        return found
 
     def alive(self) -> bool:
         return self.process.poll() is None
