@@ -229,6 +229,9 @@ def _print(exported: Exported, model: Path, target: Path) -> None:
         console.print(_fidelity_table(exported.low.fidelity, spec.precision))
         if exported.low.rendered:
             console.print("Calibrated and judged on rendered scenes; --calibration with pictures of your own says what holds there.")
+        if exported.low.kept:
+            share = sum(layer.share for layer in exported.low.kept)
+            console.print(f"{len(exported.low.kept)} layers with {share:.0%} of all multiplications stay in float32:", highlight=False)
         for layer in exported.low.kept:
             console.print(
                 f"{layer.name} stays in float32: in int8 it alone costs {layer.harm:.4f}; it has {layer.share:.1%} of all multiplications",

@@ -88,6 +88,11 @@ def lower(
         chosen = wanted.nearer(CHOSEN)
         chosen = replace(chosen, agreement=max(chosen.agreement, needed(wanted.agreement, worth(sizes_of(sets["judge"])))))
         numerics, kept, _ = fit(numerics, work, open_file, answers("choose"), chosen, report)
+        if len(kept) == len(work):
+            raise FidelityError(
+                "int8 cannot say what the model says: every convolution would have to stay in float32; nothing was written; "
+                "calibrate on pictures like yours, export --precision fp16, or --no-verify"
+            )
     expected = answers("judge")
     report(f"judging on {len(expected)} pictures", 0, 0)
     fidelity = compare(open_file(numerics), expected)

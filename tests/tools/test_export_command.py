@@ -120,6 +120,13 @@ def test_a_low_precision_file_below_the_gate_is_not_written(checkpoint_file: Pat
     assert open_engine(tmp_path / "low.onnx").spec.verified is False
 
 
+def test_an_int8_file_without_int8_is_not_written(checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(THRESHOLDS, "int8", Thresholds(0.98, 0.97, 1e-9, 0.5))  # what only float32 itself holds
+    result = run(checkpoint_file, "--size", "64x96", "-o", tmp_path / "low.onnx", "--precision", "int8")
+    assert result.exit_code == 1 and "every convolution would have to stay in float32" in result.stderr
+    assert not (tmp_path / "low.onnx").exists()
+
+
 def test_too_few_pictures_to_calibrate_on(checkpoint_file: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 40, 3), np.uint8))
     result = run(checkpoint_file, "--precision", "int8", "--calibration", tmp_path / "a.png")
