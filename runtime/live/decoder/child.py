@@ -11,6 +11,7 @@ import time
 import traceback
 from collections import deque
 from contextlib import suppress
+from itertools import count
 from typing import Any
 
 from dkcam.errors import DkcamError
@@ -40,6 +41,7 @@ class _Child:
         self._rooms: queue.SimpleQueue[Room] = queue.SimpleQueue()
         self._room: Room | None = None
         self._kept: deque[tuple[int, Grab]] = deque(maxlen=KEPT)
+        self._numbers = count()  # of pictures, over all connections
         self._leaving = threading.Event()
 
     def run(self) -> None:
@@ -76,9 +78,10 @@ class _Child:
         self._channel.send(ended)
 
     def _read(self, stream: Stream) -> None:
-        for number, (grab, late_s) in enumerate(stream.grabs()):
+        for grab, late_s in stream.grabs():
             if self._leaving.is_set():
                 return
+            number = next(self._numbers)
             self._kept.append((number, grab))
             self._channel.offer({"arrived": number, "at": time.perf_counter() - late_s})
 

@@ -53,7 +53,9 @@ class Decoder:
         self._asked: tuple[int, float, Future[NDArray[np.uint8] | None]] | None = None
         self._why = ""  # the connection was ended from outside
         self._closed = False
-        self._count = 0  # of pictures that arrived on this connection
+        self._connected = False
+        self._count = 0  # of pictures that arrived from this process
+        self._since = 0  # the first of this connection
 
     @property
     def pid(self) -> int | None:
@@ -66,7 +68,7 @@ class Decoder:
                 raise SourceError(f"{self._name} was closed")
             if self._why:  # it was ended while nobody listened
                 self._reap()
-            self._why, self._count = "", 0
+            self._why = ""
             wait = 2 * self._timeout_s + 2  # it has timeouts of its own, for connecting and for the first frame
             wait += START_S if self._start() else 0
             self._deadline = time.perf_counter() + wait, f"{self._name} cannot be opened: its driver has not answered for {wait:.0f} s"
@@ -76,6 +78,7 @@ class Decoder:
         while True:
             message = self._next()
             if "opened" in message:
+                self._connected, self._since = True, self._count
                 self._expect_picture()
                 return
             if "failed" in message:
@@ -137,7 +140,7 @@ class Decoder:
             except OSError as error:
                 ours.close()
                 raise SourceError(f"{self._name}: its decoder cannot be started ({error.strerror})") from error
-        self._channel = Channel(ours)
+        self._channel, self._count = Channel(ours), 0
         self._messages = self._channel.messages()
         return True
 
@@ -199,7 +202,7 @@ class Decoder:
 
     def _settle(self) -> None:
         """The connection is over: nobody waits for a picture that will not come."""
-        self._deadline, asked = None, self._asked
+        self._connected, self._deadline, asked = False, None, self._asked
         self._asked = None
         if asked is not None:
             asked[2].set_exception(Gone())
@@ -211,7 +214,7 @@ class Decoder:
     def _take(self, number: int) -> Future[NDArray[np.uint8] | None]:
         future: Future[NDArray[np.uint8] | None] = Future()
         with self._lock:
-            if self._channel is None or self._why or self._asked is not None:
+            if self._channel is None or self._why or self._asked is not None or not self._connected or number < self._since:
                 future.set_exception(Gone())
                 return future
             self._asked = number, time.perf_counter(), future
@@ -231,8 +234,10 @@ class Decoder:
             self._channel.send({"room": size}, self._room.descriptor)
 
     def _answer(self, message: Message) -> None:
-        asked = self._asked
-        if asked is None or asked[0] != message.get("picture", message.get("gone")):
+        asked, number = self._asked, int(message.get("picture", message.get("gone", -1)))
+        if 0 <= number < self._since:
+            return  # asked for on a connection that has ended
+        if asked is None or asked[0] != number:
             raise ValueError("a picture that nobody asked for")
         picture: NDArray[np.uint8] | None = None
         if message.get("size") is not None:

@@ -5,7 +5,8 @@ to the decoder     {"open": uri, "timeout_s": s}   connect
                    {"room": bytes} + descriptor    new shared memory
 to dk-run          {"opened": true}                connected
                    {"failed": why}                 not connected
-                   {"arrived": n, "at": t}         a picture, not decoded yet; t of time.perf_counter, less what it waited on the way
+                   {"arrived": n, "at": t}         a picture, numbered over all connections, not decoded yet; t of time.perf_counter,
+                                                   less what it waited on the way
                    {"needs": bytes}                the shared memory is too small
                    {"picture": n, "size": [h, w]}  it lies in the shared memory; size null: it was damaged
                    {"gone": n}                     newer ones have taken its place

@@ -288,6 +288,38 @@ def test_the_process_outlives_its_connections(server: CameraServer, opened: Deco
     assert opened.pid == pid and next(iter(opened.arrivals()))
 
 
+def test_a_picture_of_a_lost_connection_is_gone_and_the_next_one_comes(server: CameraServer, opened: Decoder) -> None:
+    arrivals = opened.arrivals()
+    old = next(arrivals)
+    server.faults.append("end")
+    with suppress(SourceError):
+        for old in arrivals:  # noqa: B007
+            pass
+    with pytest.raises(Gone):
+        old.take().result(1)  # between two connections
+    opened.open()
+    with pytest.raises(Gone):
+        old.take().result(1)  # on the next one
+    assert follow(opened)(-1) is not None
+    assert opened.overdue(time.perf_counter()) is None
+
+
+def test_an_answer_that_comes_after_its_connection_is_let_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    again = "to_run.recv(1000); say({'opened': True}, {'gone': 0}, {'arrived': 1, 'at': 1.0}); time.sleep(20)"
+    first = "say({'opened': True}, {'arrived': 0, 'at': 1.0}); to_run.recv(1000); say({'ended': ''})"
+    monkeypatch.setattr(process, "CODE", SPEAK + f"{first}; {again}")
+    link = Decoder("test", 30.0)
+    link.open()
+    arrivals = link.arrivals()
+    taken = next(arrivals).take()
+    assert list(arrivals) == []
+    with pytest.raises(Gone):
+        taken.result(1)
+    link.open()
+    assert next(link.arrivals())
+    link.close()
+
+
 def test_a_decoder_ends_with_its_run(server: CameraServer) -> None:
     code = (
         "import sys, time; from dkcam.runtime.live.decoder import Decoder; link = Decoder(sys.argv[1], 60.0); link.open(); "
