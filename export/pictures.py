@@ -37,8 +37,13 @@ class Pictures:
 
     def spread(self, count: int) -> Pictures:
         """At most ``count``, evenly spaced."""
-        chosen = sorted({index * len(self) // min(count, len(self)) for index in range(min(count, len(self)))})
+        chosen = evenly(len(self), count)
         return Pictures([self.images[i] for i in chosen], [self.sources[i] for i in chosen], self.rendered)
+
+
+def evenly(available: int, count: int) -> list[int]:
+    """At most ``count`` of the numbers below ``available``, evenly spaced."""
+    return sorted({index * available // min(count, available) for index in range(min(count, available))})
 
 
 def rendered_pictures(height: int, width: int, count: int, seed: int = 0) -> Pictures:

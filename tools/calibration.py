@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkcam.errors import DataError, ExportError, SourceError
-from dkcam.export.pictures import Pictures
+from dkcam.export.pictures import Pictures, evenly
 from dkcam.files import exists
 from dkcam.runtime.geometry import Fit
 from dkcam.runtime.grid import grid_windows
@@ -30,9 +30,7 @@ ROUNDS = 16  # windows around one object, each at another place and size
 Frames = Iterator[tuple[NDArray[np.uint8], Hashable]]  # uint8 [H, W, 3] BGR, and what it shows
 
 
-def read_calibration(
-    path: Path, spec: ModelSpec, *, windows: bool = False, grid: tuple[int, int] | None = None, form: str | None = None
-) -> Pictures:
+def read_calibration(path: Path, spec: ModelSpec, *, windows: bool = False, grid: tuple[int, int] | None = None) -> Pictures:
     """Up to ``MOST`` pictures for a spec.
 
     path: a folder of pictures, a picture, a video, or a data set in a form of dk-check's. windows: a window around each
@@ -40,7 +38,7 @@ def read_calibration(
     """
     if not exists(path):
         raise ExportError(f"--calibration {path} does not exist; expected pictures, a video, or a data set")
-    dataset = _dataset(path, form, needed=windows or form is not None)
+    dataset = _dataset(path, needed=windows)
     whole = MOST if grid is None else -(-MOST // (grid[0] * grid[1]))
     frames = _windows(dataset, spec) if windows and dataset is not None else _frames(path, dataset, most=whole)
     images: list[NDArray[np.uint8]] = []
@@ -60,9 +58,9 @@ def read_calibration(
     return Pictures(images, sources)
 
 
-def _dataset(path: Path, form: str | None, *, needed: bool) -> Dataset | None:
+def _dataset(path: Path, *, needed: bool) -> Dataset | None:
     try:
-        return read_dataset(path, form) if path.is_dir() or path.suffix.lower() in (".json", ".csv") or needed else None
+        return read_dataset(path) if path.is_dir() or path.suffix.lower() in (".json", ".csv") or needed else None
     except DataError as error:
         if needed or not path.is_dir():
             raise ExportError(f"--calibration {error}") from error
@@ -97,7 +95,7 @@ def _frames(path: Path, dataset: Dataset | None, *, most: int) -> Frames:
         yield from _video(path, most)
         return
     damaged: list[str] = []
-    for index in _spread(len(files), most):
+    for index in evenly(len(files), most):
         try:
             yield read_picture(files[index]), str(files[index])
         except SourceError as error:
@@ -109,7 +107,7 @@ def _frames(path: Path, dataset: Dataset | None, *, most: int) -> Frames:
 def _video(path: Path, most: int) -> Frames:
     source = open_source(str(path))
     try:
-        second, wanted = max(1, round(source.fps or 25)), set(_spread(source.count or most, most))
+        second, wanted = max(1, round(source.fps or 25)), set(evenly(source.count or most, most))
         for frame in source:
             if frame.index in wanted:
                 yield frame.image, frame.index // second
@@ -121,8 +119,3 @@ def _pictures(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES)
     return [path] if path.suffix.lower() in PICTURES else []
-
-
-def _spread(available: int, count: int) -> list[int]:
-    """At most ``count`` of the numbers below ``available``, evenly spaced."""
-    return sorted({index * available // min(count, available) for index in range(min(count, available))}) if available > 0 else []
