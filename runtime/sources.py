@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from dkcam.errors import SourceError
 from dkcam.files import exists, kind_of
 from dkcam.rendered import Drive
+from dkcam.runtime import jpeg
 from dkcam.runtime.frame import Frame, Source
 from dkcam.runtime.process import quiet_opencv
 
@@ -295,18 +296,13 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     return np.asarray(image, np.uint8)
 
 
-def is_cut_jpeg(data: bytes) -> bool:
-    """Whether data begins as a JPEG and lacks its end: no end of image after the last scan."""
-    return data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-
-
 def _refuse_truncated_jpeg(path: Path) -> None:
     """libjpeg fills the missing part with grey and goes on; a heatmap over that would mislead."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
-    if is_cut_jpeg(data):
+    if jpeg.is_cut(data):
         raise SourceError(f"{path} is a truncated JPEG (its end marker is missing); copy it again")
 
 

@@ -30,9 +30,9 @@ from numpy.typing import NDArray
 
 from dkcam.errors import DkcamError, SinkError, SourceError
 from dkcam.files import replacing
+from dkcam.runtime import jpeg
 from dkcam.runtime.explainer import Explains
 from dkcam.runtime.frame import Frame
-from dkcam.runtime.live.stream import decode_jpeg
 from dkcam.runtime.result import Result
 
 log = logging.getLogger("dkcam")
@@ -226,7 +226,7 @@ class Replay:
         with zipfile.ZipFile(self.path) as archive:
             for number, (size, explained, camera, masks) in enumerate(self._frames):
                 try:
-                    image = decode_jpeg(archive.read(f"{number:06d}.jpg"))
+                    image = jpeg.decode(archive.read(f"{number:06d}.jpg"))
                     names = ("input", "heatmap", "scores")
                     arrays = [np.load(BytesIO(archive.read(f"{number:06d}.{name}.npy")), allow_pickle=False) for name in names]
                 except DAMAGE as error:

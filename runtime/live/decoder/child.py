@@ -15,8 +15,9 @@ from itertools import count
 from typing import Any
 
 from dkcam.errors import DkcamError
+from dkcam.runtime.live.decoder import confine
 from dkcam.runtime.live.decoder.wire import Channel, Room
-from dkcam.runtime.live.stream import Grab, Stream, open_stream
+from dkcam.runtime.live.stream import Grab, Limits, Stream, is_network, open_stream
 from dkcam.runtime.process import keep_freed_memory
 
 KEPT = 3  # newest pictures; the one that is asked for is the newest, or nearly
@@ -36,34 +37,44 @@ class _Child:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._opens: queue.SimpleQueue[tuple[str, float]] = queue.SimpleQueue()
+        self._opens: queue.SimpleQueue[tuple[str, float, Limits]] = queue.SimpleQueue()
         self._takes: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._rooms: queue.SimpleQueue[Room] = queue.SimpleQueue()
         self._room: Room | None = None
         self._kept: deque[tuple[int, Grab]] = deque(maxlen=KEPT)
-        self._numbers = count()  # of pictures, over all connections
+        self._numbers = count()  # of pictures
         self._leaving = threading.Event()
+        self._is_limited = self._is_last = False
 
     def run(self) -> None:
         for work in (self._listen, self._decode):
             threading.Thread(target=work, daemon=True).start()
         while not self._leaving.is_set():
-            uri, timeout_s = self._opens.get()
+            uri, timeout_s, limits = self._opens.get()
             try:
-                self._connection(uri, timeout_s)
+                if self._connection(uri, timeout_s, limits):
+                    break
             except OSError:  # dk-run is gone
                 break
         os._exit(0)  # whatever native code the other threads are in
 
-    def _connection(self, uri: str, timeout_s: float) -> None:
+    def _connection(self, uri: str, timeout_s: float, limits: Limits) -> bool:
+        """Whether it was the last: what was given up for one connection is not there for another."""
+        if is_network(uri) and not self._is_limited:
+            import av  # noqa: F401  # what libraries take is no camera's doing
+            import cv2  # noqa: F401
+
+            confine.limit(limits.memory << 20)
+            self._is_limited = True
         try:
-            stream = open_stream(uri, timeout_s)
+            stream = open_stream(uri, timeout_s, limits, self._leave_network)
         except DkcamError as error:
-            self._channel.send({"failed": str(error)})
-            return
+            self._channel.send({"failed": str(error), "last": self._is_last})
+            return self._is_last
         except Exception as error:  # a driver's own kinds
-            self._channel.send({"failed": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()})
-            return
+            self._channel.send({"failed": f"{type(error).__name__}: {error}", "trace": traceback.format_exc(), "last": self._is_last})
+            return self._is_last
+        self._is_last = True
         self._channel.send({"opened": True})
         ended: dict[str, Any] = {"ended": ""}
         try:
@@ -75,7 +86,12 @@ class _Child:
         finally:
             stream.close()
         self._kept.clear()
-        self._channel.send(ended)
+        self._channel.send({**ended, "last": True})
+        return True
+
+    def _leave_network(self) -> None:
+        confine.leave_network()
+        self._is_last = True
 
     def _read(self, stream: Stream) -> None:
         for grab, late_s in stream.grabs():
@@ -89,13 +105,13 @@ class _Child:
         with suppress(OSError):
             for message, descriptor in self._channel.messages():
                 if "open" in message:
-                    self._opens.put((message["open"], message["timeout_s"]))
+                    self._opens.put((message["open"], message["timeout_s"], Limits(**message["limits"])))
                 elif "take" in message:
                     self._takes.put(message["take"])
                 elif "room" in message and descriptor is not None:
                     self._rooms.put(Room(message["room"], descriptor))
         self._leaving.set()
-        self._opens.put(("", 0.0))  # wakes a reader that waits for work
+        self._opens.put(("", 0.0, Limits()))  # wakes a reader that waits for work
         time.sleep(GRACE_S)
         os._exit(0)
 

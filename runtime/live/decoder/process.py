@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -21,16 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkcam.errors import SourceError
+from dkcam.runtime.live.decoder import launch
 from dkcam.runtime.live.decoder.wire import Channel, Room
 from dkcam.runtime.live.link import Arrival, Gone
-from dkcam.runtime.live.stream import MOST_PIXELS, shown
+from dkcam.runtime.live.stream import Limits, is_network, shown
 
 log = logging.getLogger("dkcam")
 
-LEAVE_S = 0.4  # for the process to end by itself; it takes leave of the camera meanwhile
-START_S = 10.0  # for Python and its libraries to load, on a slow machine
-# sys.path as here, so that the child finds this very dkcam, and nothing in the folder it was started in
-CODE = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from dkcam.runtime.live.decoder.child import main; main(int(sys.argv[2]))"
+CODE = launch.CODE.format("child")
+MOST_PIXELS = 100_000_000  # of a camera of this machine
+DECODE_S = 2.0  # for a picture; what takes longer is made to take long
 
 Message = Mapping[str, Any]
 
@@ -38,12 +36,13 @@ Message = Mapping[str, Any]
 class Decoder:
     """A camera read in a process of its own. See ``link.Link``.
 
-    The process outlives its connections, and is made again when it ended. uri: of the camera. timeout_s: silence after which
+    The process ends with its connection, and another is made for the next. uri: of the camera. timeout_s: silence after which
     a camera counts as gone.
     """
 
-    def __init__(self, uri: str, timeout_s: float) -> None:
-        self._uri, self._timeout_s, self._name = uri, timeout_s, shown(uri)
+    def __init__(self, uri: str, timeout_s: float, limits: Limits = Limits()) -> None:  # noqa: B008
+        self._uri, self._timeout_s, self._limits, self._name = uri, timeout_s, limits, shown(uri)
+        self._most_bytes = 3 * (limits.pixels if is_network(uri) else MOST_PIXELS)
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
@@ -54,8 +53,8 @@ class Decoder:
         self._why = ""  # the connection was ended from outside
         self._closed = False
         self._connected = False
-        self._count = 0  # of pictures that arrived from this process
-        self._since = 0  # the first of this connection
+        self._count = 0  # of pictures that arrived on this connection
+        self._connections = 0
 
     @property
     def pid(self) -> int | None:
@@ -70,28 +69,26 @@ class Decoder:
                 self._reap()
             self._why = ""
             wait = 2 * self._timeout_s + 2  # it has timeouts of its own, for connecting and for the first frame
-            wait += START_S if self._start() else 0
+            wait += launch.START_S if self._start() else 0
             self._deadline = time.perf_counter() + wait, f"{self._name} cannot be opened: its driver has not answered for {wait:.0f} s"
             assert self._channel is not None
             with suppress(OSError):  # the next word says so
-                self._channel.send({"open": self._uri, "timeout_s": self._timeout_s})
+                self._channel.send({"open": self._uri, "timeout_s": self._timeout_s, "limits": asdict(self._limits)})
         while True:
             message = self._next()
             if "opened" in message:
-                self._connected, self._since = True, self._count
+                self._connected, self._connections = True, self._connections + 1
                 self._expect_picture()
                 return
             if "failed" in message:
-                self._settle()
-                _debug(message)
+                self._over(message)
                 raise SourceError(str(message["failed"]))
 
     def arrivals(self) -> Iterator[Arrival]:
         while True:
             message = self._next()
             if "ended" in message:
-                self._settle()
-                _debug(message)
+                self._over(message)
                 if message["ended"]:
                     raise SourceError(str(message["ended"]))
                 return
@@ -104,8 +101,8 @@ class Decoder:
 
     def overdue(self, now: float) -> str | None:
         asked, deadline = self._asked, self._deadline
-        if asked is not None and now - asked[1] > self._timeout_s:
-            return f"{self._name} sent a picture that takes longer than {self._timeout_s:g} s to decode"
+        if asked is not None and now - asked[1] > DECODE_S:
+            return f"{self._name} sent a picture that takes longer than {DECODE_S:g} s to decode"
         return deadline[1] if deadline is not None and now > deadline[0] else None
 
     def end(self, why: str = "it was closed") -> None:
@@ -125,22 +122,11 @@ class Decoder:
         if self._process is not None and self._process.poll() is None:
             return False
         self._reap()
-        ours, theirs = socket.socketpair()
-        with theirs:
-            words = [sys.executable, "-c", CODE, json.dumps(sys.path), str(theirs.fileno())]
-            try:
-                self._process = subprocess.Popen(
-                    words,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,  # what libraries print there is in its messages, or of no use
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,  # Ctrl-C in a terminal is for dk-run alone
-                )
-            except OSError as error:
-                ours.close()
-                raise SourceError(f"{self._name}: its decoder cannot be started ({error.strerror})") from error
-        self._channel, self._count = Channel(ours), 0
+        try:
+            self._process, self._channel = launch.start(CODE)
+        except OSError as error:
+            raise SourceError(f"{self._name}: its decoder cannot be started ({error.strerror})") from error
+        self._count = 0
         self._messages = self._channel.messages()
         return True
 
@@ -164,7 +150,7 @@ class Decoder:
                 raise ValueError(f"picture {number} at {at}")
             self._expect_picture()
             skipped, self._count = number - self._count, number + 1
-            return Arrival(min(at, time.perf_counter()), partial(self._take, number), skipped)
+            return Arrival(min(at, time.perf_counter()), partial(self._take, number, self._connections), skipped)
         if "needs" in message:
             self._make_room(int(message["needs"]))
         elif "picture" in message or "gone" in message:
@@ -187,13 +173,8 @@ class Decoder:
         return f"{self._name}: its decoder " + (f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}")
 
     def _reap(self) -> None:
-        """Wait for a process that takes its leave; kill one that stays."""
         if self._process is not None:
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(LEAVE_S)
-            self._process.kill()
-            with suppress(subprocess.TimeoutExpired):  # one that even the kernel cannot end at once is not waited for
-                self._process.wait(LEAVE_S)
+            launch.end(self._process)
         if self._channel is not None:
             self._channel.close()
         if self._room is not None:
@@ -207,14 +188,22 @@ class Decoder:
         if asked is not None:
             asked[2].set_exception(Gone())
 
+    def _over(self, message: Message) -> None:
+        self._settle()
+        if message.get("last"):
+            with self._lock:
+                self._reap()
+        if "trace" in message:
+            log.debug("%s", message["trace"])
+
     def _expect_picture(self) -> None:
         wait = self._timeout_s + 1  # what reads with a timeout says so before
         self._deadline = time.perf_counter() + wait, f"{self._name}: its driver has not answered for {wait:.0f} s"
 
-    def _take(self, number: int) -> Future[NDArray[np.uint8] | None]:
+    def _take(self, number: int, connection: int) -> Future[NDArray[np.uint8] | None]:
         future: Future[NDArray[np.uint8] | None] = Future()
         with self._lock:
-            if self._channel is None or self._why or self._asked is not None or not self._connected or number < self._since:
+            if self._channel is None or self._why or self._asked is not None or not self._connected or connection != self._connections:
                 future.set_exception(Gone())
                 return future
             self._asked = number, time.perf_counter(), future
@@ -223,7 +212,7 @@ class Decoder:
         return future
 
     def _make_room(self, size: int) -> None:
-        if not 0 < size <= 3 * MOST_PIXELS:
+        if not 0 < size <= self._most_bytes:
             raise ValueError(f"a picture of {size} bytes")
         with self._lock:
             if self._channel is None:
@@ -235,8 +224,6 @@ class Decoder:
 
     def _answer(self, message: Message) -> None:
         asked, number = self._asked, int(message.get("picture", message.get("gone", -1)))
-        if 0 <= number < self._since:
-            return  # asked for on a connection that has ended
         if asked is None or asked[0] != number:
             raise ValueError("a picture that nobody asked for")
         picture: NDArray[np.uint8] | None = None
@@ -250,8 +237,3 @@ class Decoder:
             asked[2].set_exception(Gone())
         else:
             asked[2].set_result(picture)
-
-
-def _debug(message: Message) -> None:
-    if "trace" in message:
-        log.debug("%s", message["trace"])

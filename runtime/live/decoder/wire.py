@@ -1,16 +1,16 @@
 """What a camera's two processes say to each other: JSON objects, one a line, over a socket pair; pixels in shared memory.
 
-to the decoder     {"open": uri, "timeout_s": s}   connect
+to the decoder     {"open": uri, "timeout_s": s, "limits": {…}}   connect; limits: of stream.Limits
                    {"take": n}                     decode picture n into the shared memory
                    {"room": bytes} + descriptor    new shared memory
 to dk-run          {"opened": true}                connected
-                   {"failed": why}                 not connected
-                   {"arrived": n, "at": t}         a picture, numbered over all connections, not decoded yet; t of time.perf_counter,
+                   {"failed": why, "last": l}      not connected; last: the process ends, too
+                   {"arrived": n, "at": t}         a picture, numbered, not decoded yet; t of time.perf_counter,
                                                    less what it waited on the way
                    {"needs": bytes}                the shared memory is too small
                    {"picture": n, "size": [h, w]}  it lies in the shared memory; size null: it was damaged
                    {"gone": n}                     newer ones have taken its place
-                   {"ended": why, "trace": text}   the connection is over; another "open" may follow
+                   {"ended": why, "last": true}    the connection is over, and the process
 
 JSON and a copy of the pixels, since the decoder may have been taken over by what a camera sent: nothing it says is run, and
 nothing it writes later changes a picture that was taken.

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from dkcam.errors import SourceError
+from dkcam.runtime.jpeg import decode as decode_jpeg
 from dkcam.runtime.live import camera as camera_module
 from dkcam.runtime.live.camera import Camera, Shot
 from dkcam.runtime.live.decoder import Decoder
+from dkcam.runtime.live.lag import Lag
 from dkcam.runtime.live.link import Gone
-from dkcam.runtime.live.stream import Lag, decode_jpeg, open_stream, shown
+from dkcam.runtime.live.stream import open_stream, shown
 from tests.runtime.live.camera_server import CameraServer, numbered, wait_until
 from tests.runtime.live.scripted import Scripted
 

@@ -1,0 +1,91 @@
+"""A camera's answer over HTTP, as a file for FFmpeg, which so opens no connection of its own.
+
+Credentials in the address serve Basic and Digest authentication (RFC 7617, RFC 7616). Redirects are not followed here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import ssl
+import struct
+import termios
+import urllib.error
+import urllib.request
+from typing import Any
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+
+PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
+PEEK = 16  # first bytes, that say what it is
+
+
+class Redirect(Exception):
+    """The server names another address, ``uri``."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__("it names another address")
+        self.uri = uri
+
+
+class Body:
+    """What the server sends after its headers. kind: its content type. head: the first bytes that were read.
+
+    A server that is silent for ``timeout_s`` ends in TimeoutError. Errors of opening: Redirect, OSError, http.client.HTTPException,
+    ValueError.
+    """
+
+    def __init__(self, uri: str, timeout_s: float) -> None:
+        parts = urlsplit(uri)
+        plain = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path or "/", parts.query, ""))
+        passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+        if parts.username is not None:
+            passwords.add_password(None, plain, unquote(parts.username), unquote(parts.password or ""))
+        opener = urllib.request.build_opener(
+            urllib.request.HTTPSHandler(context=any_certificate()),
+            urllib.request.HTTPDigestAuthHandler(passwords),
+            urllib.request.HTTPBasicAuthHandler(passwords),
+            _Stay,
+        )
+        opener.addheaders = [("User-Agent", "dkcam"), ("Accept", "*/*")]
+        try:
+            self._response: Any = opener.open(plain, timeout=timeout_s)
+        except urllib.error.HTTPError as error:
+            error.close()
+            place = error.headers.get("Location") if 300 <= error.code < 400 else None
+            if place is not None:
+                raise Redirect(urljoin(plain, place)) from None
+            raise ValueError(f"its server answered {error.code} {error.reason}") from None
+        except urllib.error.URLError as error:
+            raise (error.reason if isinstance(error.reason, OSError) else OSError(str(error.reason))) from None
+        self.kind = str(self._response.headers.get_content_type())
+        self.head = b""
+
+    def read(self, size: int) -> bytes:
+        """What has arrived, ``size`` bytes at most; b"" at the end."""
+        data = bytes(self._response.read1(size))
+        if len(self.head) < PEEK:
+            self.head += data[: PEEK - len(self.head)]
+        return data
+
+    def waiting(self) -> int:
+        """Bytes that have arrived and that nobody has read."""
+        try:
+            return int(struct.unpack("i", fcntl.ioctl(self._response.fileno(), termios.FIONREAD, bytes(4)))[0])
+        except (OSError, ValueError):  # the connection is over
+            return 0
+
+    def close(self) -> None:
+        self._response.close()
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """No redirect is followed."""
+
+    def redirect_request(self, *asked: Any) -> None:
+        return None
+
+
+def any_certificate() -> ssl.SSLContext:
+    """Cameras sign their certificates themselves: the line is encrypted, and nobody's name is checked."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context

@@ -1,0 +1,211 @@
+"""Between FFmpeg and an RTSP camera: a relay on loopback that lets through what RTSP allows, and no way to another place.
+
+    FFmpeg ── rtsp://127.0.0.1:port/… ──► Relay ── TCP, or TLS for rtsps:// ──► the camera
+
+FFmpeg follows every redirect, and sends packets to whatever host an answer names. Here each answer is read and written anew: a redirect
+ends the connection with ``Redirect``, hosts in ``Transport`` become the camera's own, headers and bodies have limits. Media in the same
+connection ("$", channel, length: RFC 2326, 10.12) pass as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
+
+from dkcam.runtime.live.http import PORTS, Redirect, any_certificate
+
+LONGEST_LINE, MOST_HEADERS, LONGEST_BODY = 8 << 10, 100, 1 << 20  # bytes, headers, bytes
+MOST_JUNK = 64 << 10  # bytes between messages, which some cameras send
+CHUNK = 64 << 10
+ACCEPT_S = 5.0  # for FFmpeg, in this process, to connect
+
+_ANSWER = re.compile(rb"RTSP/\d\.\d +(\d{3})[^\r\n]*")
+_REQUEST = re.compile(rb"[A-Z_]{3,20} [^\r\n ]+ RTSP/\d\.\d")
+_HOSTS = re.compile(rb";\s*(?:source|destination)\s*=[^;,]*", re.IGNORECASE)
+
+
+class Refused(Exception):
+    """What the camera sent that RTSP does not allow."""
+
+
+class Relay:
+    """uri: what FFmpeg opens, instead of the camera's address. failure: why the relay ended, where it was the camera's doing.
+
+    Errors of opening: OSError, ValueError.
+    """
+
+    def __init__(self, uri: str, timeout_s: float) -> None:
+        parts = urlsplit(uri)
+        host = parts.hostname or ""
+        self._base = _without_credentials(parts)
+        self._camera: socket.socket = socket.create_connection((host, parts.port or PORTS[parts.scheme.lower()]), timeout_s)
+        self._camera.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._host = str(self._camera.getpeername()[0]).encode()
+        if parts.scheme.lower() == "rtsps":
+            self._camera = any_certificate().wrap_socket(self._camera, server_hostname=host)
+        self._camera.settimeout(None)  # silence is FFmpeg's to notice
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1)
+        self._player: socket.socket | None = None
+        self.failure: Exception | None = None
+        at = parts.netloc.rpartition("@")
+        place = f"{at[0]}{at[1]}127.0.0.1:{self._listener.getsockname()[1]}"
+        self.uri = urlunsplit(("rtsp", place, parts.path, parts.query, ""))
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def close(self) -> None:
+        for end in (self._listener, self._camera, self._player):
+            if end is not None:
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+                end.close()
+
+    def _run(self) -> None:
+        try:
+            self._player = self._accepted()
+            threading.Thread(target=self._requests, args=(self._player,), daemon=True).start()
+            self._answers(self._player)
+        except (Refused, Redirect, ValueError) as error:
+            self.failure = error
+        except (OSError, ssl.SSLError):  # FFmpeg sees that it is over
+            pass
+        self.close()
+
+    def _accepted(self) -> socket.socket:
+        """FFmpeg's own connection: others on this machine may find the port, too."""
+        self._listener.settimeout(ACCEPT_S)
+        while True:
+            player, peer = self._listener.accept()
+            if not Path("/proc/self/fd").is_dir() or peer in _own_sockets():
+                player.settimeout(None)
+                player.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._listener.close()
+                return player
+            player.close()
+
+    def _requests(self, player: socket.socket) -> None:
+        with suppress(OSError):
+            while data := player.recv(CHUNK):
+                self._camera.sendall(data)
+        self.close()
+
+    def _answers(self, player: socket.socket) -> None:
+        reader = _Reader(self._camera)
+        for message in reader.messages():
+            player.sendall(message if message[:1] == b"$" else self._checked(message))
+
+    def _checked(self, message: bytes) -> bytes:
+        """An answer or a request of the camera's, without what leads elsewhere."""
+        head, _, body = message.partition(b"\r\n\r\n")
+        first, *headers = head.split(b"\r\n")
+        named = [(name.strip().lower(), value.strip()) for name, _, value in (line.partition(b":") for line in headers)]
+        answer = _ANSWER.fullmatch(first)
+        if (answer is not None and answer[1].startswith(b"3")) or first.startswith(b"REDIRECT "):
+            place = next((value.decode("utf-8", "replace") for name, value in named if name == b"location"), "")
+            raise Redirect(urljoin(self._base, place))
+        for at, (name, value) in enumerate(named):
+            if name == b"transport":
+                cleaned = _HOSTS.sub(b"", value)
+                if b"/TCP" not in cleaned.upper():
+                    cleaned = cleaned.replace(b",", b";source=%s," % self._host) + b";source=" + self._host
+                headers[at] = b"Transport: " + cleaned
+        return b"\r\n".join([first, *headers]) + b"\r\n\r\n" + body
+
+
+class _Reader:
+    """What a camera sends, cut into messages: "$" and its data (several in one piece), or a head and its body."""
+
+    def __init__(self, camera: socket.socket) -> None:
+        self._camera, self._held = camera, b""
+        self._junk = 0
+
+    def messages(self) -> Iterator[bytes]:
+        """Errors: Refused, OSError."""
+        while True:
+            media = self._media()
+            if media:
+                self._junk = 0
+                yield media
+            elif self._held[:1] == b"$" or not self._held:
+                if not self._more():
+                    return
+            else:
+                line = self._line()
+                if line is None:
+                    return
+                if _ANSWER.fullmatch(line) or _REQUEST.fullmatch(line):
+                    self._junk = 0
+                    yield self._message(line)
+                    continue
+                self._junk += len(line) + 2
+                if self._junk > MOST_JUNK:
+                    raise Refused(f"it sends no RTSP ({line[:20]!r})")
+
+    def _more(self) -> bool:
+        data = self._camera.recv(CHUNK)
+        self._held += data
+        return bool(data)
+
+    def _media(self) -> bytes:
+        """The whole packets at the beginning of what was received."""
+        at, held = 0, self._held
+        while held[at : at + 1] == b"$" and at + 4 <= len(held):
+            end = at + 4 + int.from_bytes(held[at + 2 : at + 4], "big")
+            if end > len(held):
+                break
+            at = end
+        self._held = held[at:]
+        return held[:at]
+
+    def _line(self) -> bytes | None:
+        """Up to its end, without it. None at the end of the connection."""
+        while (at := self._held.find(b"\n")) < 0:
+            if len(self._held) > LONGEST_LINE:
+                raise Refused(f"it sent a line of more than {LONGEST_LINE >> 10} KiB")
+            if not self._more():
+                return None
+        if at > LONGEST_LINE:
+            raise Refused(f"it sent a line of more than {LONGEST_LINE >> 10} KiB")
+        line, self._held = self._held[:at].rstrip(b"\r"), self._held[at + 1 :]
+        return line
+
+    def _message(self, first: bytes) -> bytes:
+        lines, length = [first], 0
+        while line := self._line():
+            lines.append(line.replace(b"\r", b""))
+            if len(lines) > MOST_HEADERS:
+                raise Refused(f"it sent more than {MOST_HEADERS} headers")
+            name, _, value = line.partition(b":")
+            if name.strip().lower() == b"content-length":
+                if not value.strip().isdigit() or len(value.strip()) > 7 or int(value) > LONGEST_BODY:
+                    raise Refused(f"it announced a body of {value.strip()[:20]!r} bytes; {LONGEST_BODY >> 20} MiB is the most")
+                length = int(value)
+        if line is None:
+            return b""
+        while len(self._held) < length:
+            if not self._more():
+                return b""
+        body, self._held = self._held[:length], self._held[length:]
+        return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def _without_credentials(parts: SplitResult) -> str:
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
+
+
+def _own_sockets() -> set[tuple[str, int]]:
+    """Local ends of this process's IPv4 sockets."""
+    ends: set[tuple[str, int]] = set()
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # those that were closed meanwhile
+            if str(link.readlink()).startswith("socket:"):
+                with socket.socket(fileno=os.dup(int(link.name))) as one:
+                    if one.family == socket.AF_INET:
+                        ends.add(one.getsockname()[:2])
+    return ends
