@@ -26,7 +26,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -87,12 +87,26 @@ class Channel:
 
 
 class Room:
-    """Shared memory for one picture. descriptor: goes to the decoder, which can neither shrink nor grow it."""
+    """Shared memory for one picture, or a file. descriptor: goes to the decoder, which can neither shrink nor grow it."""
 
     def __init__(self, size: int, descriptor: int | None = None) -> None:
         self.size = size
         self.descriptor = _made(size) if descriptor is None else descriptor
         self._memory = mmap.mmap(self.descriptor, size)
+
+    @classmethod
+    @contextmanager
+    def of(cls, size: int, descriptor: int | None = None) -> Iterator[Room]:
+        """As ``Room``, for the time of a block."""
+        room = cls(size, descriptor)
+        try:
+            yield room
+        finally:
+            room.close()
+
+    def view(self, size: int) -> memoryview:
+        """The first ``size`` bytes."""
+        return memoryview(self._memory)[:size]
 
     def pixels(self, height: int, width: int) -> NDArray[np.uint8]:
         """uint8 [height, width, 3], a view."""

@@ -12,16 +12,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
@@ -31,16 +28,16 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from dkcam.errors import DkcamError, EngineError, InputError
 from dkcam.runtime.controls import Controls
 from dkcam.runtime.explainer import Explains, class_number
+from dkcam.runtime.live.decoder import PictureDecoder
 from dkcam.runtime.live.page.access import Message, Receive, Send, read_body
 from dkcam.runtime.live.page.hub import Closing, Hub, encode
 from dkcam.runtime.live.page.metrics import Metrics
 from dkcam.runtime.overlay import COLORMAPS, LAYOUTS
-from dkcam.runtime.process import quiet_opencv
 from dkcam.runtime.result import scores_json
 
 HERE = Path(__file__).parent
 MOST_BODY = 20 << 20  # bytes of a picture to explain
-MOST_PIXELS = 50_000_000  # and what it may unfold to
+MOST_PIXELS = 50_000_000  # of an overlay
 MOST_SIDE = 60_000  # of an overlay, as JPEG has it
 MOST_VIEWERS = 8
 MOST_WAITING = 4  # pictures to explain
@@ -56,7 +53,7 @@ POLICY += "; base-uri 'none'; frame-ancestors 'none'"
 class Context:
     """What the page shows and changes. cameras: state of each, as JSON. explainer: the one that runs now.
 
-    dump: writes the flight recorder's memory and names the file, or None.
+    dump: writes the flight recorder's memory and names the file, or None. pictures: decodes what clients send.
     """
 
     model: str
@@ -66,6 +63,7 @@ class Context:
     cameras: Callable[[], list[dict[str, Any]]]
     dump: Callable[[str], Path | None] | None = None
     hub: Hub = field(default_factory=Hub)
+    pictures: PictureDecoder = field(default_factory=PictureDecoder)
 
     def state(self) -> dict[str, Any]:
         explainer, settings = self.explainer(), self.controls.settings
@@ -197,7 +195,7 @@ class Page:
             self._waiting -= 1
 
     def _explained(self, body: bytes, explainer: Explains, classes: tuple[int, ...] | None, overlay: bool) -> Response:
-        image = picture_of(body)
+        image = self._context.pictures.decode(body)
         said = explainer.infer(explainer.prepare(image), classes)
         if overlay:
             height, width = image.shape[0], image.shape[1] * len(said.explained)
@@ -263,32 +261,6 @@ def chosen(names: Sequence[str], explainer: Explains) -> tuple[int, ...] | None:
     if classes and explainer.spec.explain not in (None, len(classes)):
         raise InputError(f"this model explains exactly {explainer.spec.explain} classes, {len(classes)} were asked for")
     return classes or None
-
-
-def picture_of(data: bytes) -> NDArray[np.uint8]:
-    """A picture as uint8 [H, W, 3] BGR. Its size is read before it is unfolded. Errors: InputError."""
-    import cv2
-    from PIL import Image, UnidentifiedImageError
-
-    quiet_opencv()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(data), formats=("JPEG", "PNG", "WEBP", "BMP", "TIFF")) as header:
-                pixels = header.size[0] * header.size[1]
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        pixels = MOST_PIXELS + 1
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise InputError("the body is no picture; expected JPEG, PNG, WebP, BMP or TIFF") from error
-    if pixels > MOST_PIXELS:
-        raise InputError(f"the picture unfolds to more than {MOST_PIXELS:,} pixels; send a smaller one")
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
-        image = None
-    if image is None or image.shape[0] * image.shape[1] > MOST_PIXELS:
-        raise InputError("the picture is damaged")
-    return np.asarray(image, np.uint8)
 
 
 class _Mjpeg(Response):

@@ -119,6 +119,7 @@ class PageSink:
 
     def close(self, complete: bool = True) -> None:
         self._context.hub.close()
+        self._context.pictures.close()
         self._server.should_exit = True
         self._thread.join(1.5)
         self._socket.close()

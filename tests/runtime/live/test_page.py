@@ -31,7 +31,7 @@ from dkcam.runtime.frame import Frame
 from dkcam.runtime.live.page import PageSink
 from dkcam.runtime.live.page import app as app_module
 from dkcam.runtime.live.page import server as server_module
-from dkcam.runtime.live.page.app import Context, changes, picture_of
+from dkcam.runtime.live.page.app import Context, changes
 from dkcam.runtime.live.page.hub import _Published
 from dkcam.runtime.live.page.metrics import Metrics
 from dkcam.runtime.result import Live
@@ -234,18 +234,21 @@ def test_health_and_metrics(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None
     assert {"dkcam_age_seconds", "dkcam_stage_seconds", "dkcam_camera_up", "dkcam_camera_dropped"} <= set(found)
 
 
-def jpeg(height: int = 90, width: int = 160) -> bytes:
-    picture = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
-    return cv2.imencode(".png", picture)[1].tobytes()
+def picture(height: int = 90, width: int = 160) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+def png() -> bytes:
+    return cv2.imencode(".png", picture())[1].tobytes()
 
 
 def test_explain_says_what_the_explainer_says(feed: Feed) -> None:
-    status, headers, body = feed.ask("POST", "/explain?classes=stop,yield", jpeg())
-    said = feed.explainer.infer(feed.explainer.prepare(picture_of(jpeg())), (1, 2))
+    status, headers, body = feed.ask("POST", "/explain?classes=stop,yield", png())
+    said = feed.explainer.infer(feed.explainer.prepare(picture()), (1, 2))
     answer = json.loads(body)
     assert status == 200 and answer["explained"] == ["stop", "yield"] and len(answer["peaks"]) == 2
     np.testing.assert_allclose(answer["heatmap"], said.heatmap, atol=1e-5)
-    status, headers, body = feed.ask("POST", "/explain?overlay", jpeg())
+    status, headers, body = feed.ask("POST", "/explain?overlay", png())
     assert status == 200 and headers["content-type"] == "image/jpeg"
     assert cv2.imdecode(np.frombuffer(body, np.uint8), 1).shape == (90, 160, 3)
 
@@ -267,16 +270,16 @@ def test_pictures_that_are_none_or_too_much_are_refused(feed: Feed) -> None:
     big = bomb(40_000)
     assert len(big) < 1 << 20
     for body, status, words in (
-        (b"", 400, b"no picture"),
+        (b"", 400, b"empty"),
         (b"hello", 400, b"no picture"),
-        (jpeg()[:200], 400, b"damaged"),
-        (bomb(10_000), 400, b"more than 50,000,000 pixels"),
-        (big, 400, b"more than 50,000,000 pixels"),
+        (png()[:200], 400, b"damaged"),
+        (bomb(10_000), 400, b"24 megapixels at most"),
+        (big, 400, b"24 megapixels at most"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 400, b"no picture"),
     ):
         answer = feed.ask("POST", "/explain", body)
         assert answer[0] == status and words in answer[2], answer
-    assert feed.ask("POST", "/explain?classes=nothing", jpeg())[0] == 400
+    assert feed.ask("POST", "/explain?classes=nothing", png())[0] == 400
 
 
 def test_a_body_of_50_mb_is_refused_before_it_is_read(feed: Feed) -> None:
