@@ -95,9 +95,7 @@ def gif(height: int, width: int) -> bytes:
 PICTURES: dict[str, Callable[[], bytes]] = {
     "jpeg of 32000 x 32000": lambda: sized(small_jpeg(), 32000, 32000),
     "jpeg of 32000 x 32000 behind comments": lambda: comments(sized(small_jpeg(), 32000, 32000), 200_000),
-    "jpeg of 65500 x 65500 behind a thousand segments": lambda: (
-        small_jpeg()[:2] + b"\xff\xfe\0\2" * 5000 + sized(small_jpeg(), 65500, 65500)[2:]
-    ),
+    "jpeg of 5000 segments": lambda: small_jpeg()[:2] + b"\xff\xfe\0\2" * 5000 + sized(small_jpeg(), 65500, 65500)[2:],
     "jpeg of 30000 scans": lambda: scans(30_000),
     "jpeg without an end": lambda: small_jpeg()[:-2],
     "jpeg without a picture": lambda: b"\xff\xd8" + b"\xff\xfe\0\2" * 100_000 + b"\xff\xd9",
