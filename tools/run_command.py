@@ -53,6 +53,15 @@ from dkcam.tools.config_file import config_option
     show_default=True,
     help="Cameras: seconds without a frame after which the camera is opened again.",
 )
+@click.option(
+    "--camera-memory",
+    type=click.IntRange(16, 65536),
+    default=256,
+    show_default=True,
+    metavar="MB",
+    help="Network cameras: memory that decoding may take. 256 hold pictures of 24 megapixels.",
+)
+@click.option("--follow-redirects", is_flag=True, help="Network cameras: also to other hosts.")
 @click.option("--wait", is_flag=True, help="Cameras: start also when one is not there yet, and wait for it.")
 @click.option("--rotate", type=ROTATION, help="Cameras: a new .mp4 and .jsonl after this time or size: 10min, 500MB.")
 @click.option(
@@ -92,6 +101,8 @@ def main(
     verbose: bool,
     rotate: Any,
     flight_recorder: Path | None,
+    camera_memory: int,
+    follow_redirects: bool,
     provider_options: tuple[tuple[str, str], ...],
     **given: Any,
 ) -> None:
@@ -99,6 +110,7 @@ def main(
     logs.configure(log_kind, verbose=verbose)
     from dkcam.errors import SinkError, SourceError
     from dkcam.runtime.kernels import is_native, native_module, why_not_native
+    from dkcam.runtime.live.stream import Limits
     from dkcam.runtime.overlay import check_style
     from dkcam.runtime.recording import Rotation
     from dkcam.runtime.sources import is_live
@@ -127,6 +139,7 @@ def main(
         token=_token(token, token_file),
         rotation=Rotation(*rotate) if rotate else None,
         flight_folder=flight_recorder,
+        limits=Limits(camera_memory, follow_redirects),
         provider_options=dict(provider_options),
         **given,
     )

@@ -29,11 +29,11 @@ class Redirect(Exception):
 class Body:
     """What the server sends after its headers. kind: its content type. head: the first bytes that were read.
 
-    A server that is silent for ``timeout_s`` ends in TimeoutError. Errors of opening: Redirect, OSError, http.client.HTTPException,
-    ValueError.
+    A server that is silent for ``timeout_s`` ends in TimeoutError. most: bytes that may come without a picture; whoever finds
+    one sets ``unbroken`` to 0. Errors of opening: Redirect, OSError, http.client.HTTPException, ValueError.
     """
 
-    def __init__(self, uri: str, timeout_s: float) -> None:
+    def __init__(self, uri: str, timeout_s: float, most: int) -> None:
         parts = urlsplit(uri)
         plain = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path or "/", parts.query, ""))
         passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
@@ -43,6 +43,7 @@ class Body:
             urllib.request.HTTPSHandler(context=any_certificate()),
             urllib.request.HTTPDigestAuthHandler(passwords),
             urllib.request.HTTPBasicAuthHandler(passwords),
+            _Closed,
             _Stay,
         )
         opener.addheaders = [("User-Agent", "dkcam"), ("Accept", "*/*")]
@@ -58,10 +59,14 @@ class Body:
             raise (error.reason if isinstance(error.reason, OSError) else OSError(str(error.reason))) from None
         self.kind = str(self._response.headers.get_content_type())
         self.head = b""
+        self.unbroken, self._most = 0, most
 
     def read(self, size: int) -> bytes:
-        """What has arrived, ``size`` bytes at most; b"" at the end."""
+        """What has arrived, ``size`` bytes at most; b"" at the end. Errors: OSError, ValueError for too much without a picture."""
         data = bytes(self._response.read1(size))
+        self.unbroken += len(data)
+        if self.unbroken > self._most:
+            raise ValueError(f"it sent {self._most / 1e6:.0f} MB without a picture")
         if len(self.head) < PEEK:
             self.head += data[: PEEK - len(self.head)]
         return data
@@ -75,6 +80,17 @@ class Body:
 
     def close(self) -> None:
         self._response.close()
+
+
+class _Closed(urllib.request.HTTPErrorProcessor):
+    """An answer that is no stream is closed at once, also the one that asks for a password."""
+
+    def http_response(self, request: Any, response: Any) -> Any:
+        if not 200 <= response.status < 300:
+            response.close()
+        return super().http_response(request, response)
+
+    https_response = http_response
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):

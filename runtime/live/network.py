@@ -65,6 +65,8 @@ class NetworkStream:
         try:
             for packet in self._container.demux(self._stream):
                 now = time.perf_counter()
+                if self._body is not None:
+                    self._body.unbroken = 0
                 if not packet.size:
                     continue
                 if is_mjpeg:
@@ -79,7 +81,7 @@ class NetworkStream:
                     continue
                 for frame in frames:
                     yield _damaged if frame.is_corrupt else convert.later(frame), lag.of(frame.time, time.perf_counter())
-        except (av.FFmpegError, OSError, HTTPException, MemoryError) as error:
+        except (av.FFmpegError, OSError, ValueError, HTTPException, MemoryError) as error:
             raise SourceError(f"{self._name} broke off: {self._reason(error)}") from error
 
     def close(self) -> None:
@@ -94,12 +96,12 @@ class NetworkStream:
                 return self._open(uri)
             except Redirect as redirect:
                 self.close()
+                if urlsplit(redirect.uri).scheme.lower() not in PORTS:
+                    raise SourceError(f"{self._name} cannot be opened: it redirects to what is no stream ({redirect.uri[:60]})") from None
                 if not self._limits.redirects and not is_same_place(uri, redirect.uri):
                     raise SourceError(
                         f"{self._name} cannot be opened: it redirects to {shown(redirect.uri)}; give that address, or --follow-redirects"
                     ) from None
-                if redirect.uri.split(":")[0].lower() not in ("http", "https", "rtsp", "rtsps"):
-                    raise SourceError(f"{self._name} cannot be opened: it redirects to what is no stream ({redirect.uri[:40]})") from None
                 uri = redirect.uri
         raise SourceError(f"{self._name} cannot be opened: it redirects more than {MOST_REDIRECTS} times")
 
@@ -117,7 +119,7 @@ class NetworkStream:
                 target: Any = self._relay.uri
                 form = "rtsp"
             else:
-                self._body = target = Body(uri, self._timeout_s)
+                self._body = target = Body(uri, self._timeout_s, self._limits.pixels)
                 self._connected()
                 form = "mpjpeg" if self._body.kind.startswith("multipart/") else ""
                 options |= {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
@@ -144,18 +146,20 @@ class NetworkStream:
 
         if self._relay is not None and isinstance(self._relay.failure, Refused):
             return str(self._relay.failure)
-        if isinstance(error, av.error.ExitError | TimeoutError) or "Immediate exit" in str(error):
-            return f"it was silent for {self._timeout_s:g} s"
-        if isinstance(error, MemoryError):
-            return f"it needs more than {self._limits.memory} MiB of memory to be decoded; --camera-memory allows more"
         head = self._body.head if self._body is not None else b""
         playlist = next((kind for start, kind in PLAYLISTS.items() if head.lstrip().startswith(start)), None)
         if playlist is not None:
             return f"it sends {playlist} where a stream was expected; give the address of the stream itself"
+        if isinstance(error, av.error.ExitError | TimeoutError) or "Immediate exit" in str(error):
+            return f"it was silent for {self._timeout_s:g} s"
+        if isinstance(error, MemoryError):
+            return f"it needs more than {self._limits.memory} MiB of memory to be decoded; --camera-memory allows more"
         if getattr(error, "errno", None) in (errno.EIO, errno.ECONNRESET, errno.EPIPE):
             return "the connection was closed"
         if head and isinstance(error, av.error.InvalidDataError | av.error.ArgumentError):
-            return f"it sends {kind_of(head)} ({self._body.kind if self._body else ''}); expected MJPEG, MPEG-TS, MP4 or H.264"
+            kind = self._body.kind if self._body is not None else ""
+            what = "parts that are no JPEG pictures" if kind.startswith("multipart/") else f"{kind_of(head)} ({kind})"
+            return f"it sends {what}; expected MJPEG, MPEG-TS, MP4 or H.264"
         words = str(getattr(error, "strerror", None) or (error if isinstance(error, ValueError) else str(error).split(":")[0]))
         return words[0].lower() + words[1:120] if words else type(error).__name__
 

@@ -47,7 +47,7 @@ def _run(options: RunOptions, interrupt: Interrupt) -> bool:
     settle_process()
     news = threading.Condition()
     cameras = [
-        Camera(number, uri, Decoder(uri, options.frame_timeout), news, timeout_s=options.frame_timeout)
+        Camera(number, uri, Decoder(uri, options.frame_timeout, options.limits), news, timeout_s=options.frame_timeout)
         for number, uri in enumerate(options.sources)
     ]
     outputs: list[Sink] = []

@@ -33,12 +33,14 @@ def open_page(
     from dkcam.runtime.live.page import PageSink, check_libraries
 
     check_libraries(uri)
+    from dkcam.runtime.live.decoder import PictureDecoder
     from dkcam.runtime.live.page.app import Context
     from dkcam.runtime.live.page.hub import Hub
     from dkcam.runtime.live.page.metrics import Metrics
 
     name = options.model.name
-    context = Context(name, controls, explainer, Metrics(cameras, recovery, name), states, dump, Hub(options.max_age))
+    hub, pictures = Hub(options.max_age), PictureDecoder(options.limits)
+    context = Context(name, controls, explainer, Metrics(cameras, recovery, name), states, dump, hub, pictures)
     page = PageSink(uri, context, token=options.token)
     click.echo(f"live page: {page.name}")
     return page

@@ -20,6 +20,7 @@ from dkcam.tools.logs import say
 if TYPE_CHECKING:
     from dkcam.runtime.controls import Controls
     from dkcam.runtime.explainer import Explains
+    from dkcam.runtime.live.stream import Limits
     from dkcam.runtime.recording import Rotation
     from dkcam.runtime.sinks import Sink
     from dkcam.tools.checks.live import LiveRules
@@ -31,7 +32,7 @@ LAST_S = 10.0  # from a signal to the end, whatever hangs
 
 @dataclass(frozen=True)
 class RunOptions:
-    """dk-run's flags, read. model: where it lies. max_age, frame_timeout, flight_seconds: seconds."""
+    """dk-run's flags, read. model: where it lies. max_age, frame_timeout, flight_seconds: seconds. limits: of network cameras."""
 
     model: Path
     sources: tuple[str, ...]
@@ -55,6 +56,7 @@ class RunOptions:
     rotation: Rotation | None
     flight_folder: Path | None
     flight_seconds: float
+    limits: Limits
     loop: bool = False
 
     def controls(self) -> Controls:

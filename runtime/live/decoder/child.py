@@ -21,6 +21,7 @@ from dkcam.runtime.live.stream import Grab, Limits, Stream, is_network, open_str
 from dkcam.runtime.process import keep_freed_memory
 
 KEPT = 3  # newest pictures; the one that is asked for is the newest, or nearly
+MOST_A_SECOND = 240  # pictures
 GRACE_S = 0.25  # to take leave of a camera
 
 
@@ -66,6 +67,7 @@ class _Child:
 
             confine.limit(limits.memory << 20)
             self._is_limited = True
+        self._channel.send({"started": True})
         try:
             stream = open_stream(uri, timeout_s, limits, self._leave_network)
         except DkcamError as error:
@@ -94,9 +96,12 @@ class _Child:
         self._is_last = True
 
     def _read(self, stream: Stream) -> None:
+        due = 0.0
         for grab, late_s in stream.grabs():
             if self._leaving.is_set():
                 return
+            time.sleep(max(0.0, due - time.perf_counter()))  # a flood waits in the camera
+            due = time.perf_counter() + 1 / MOST_A_SECOND
             number = next(self._numbers)
             self._kept.append((number, grab))
             self._channel.offer({"arrived": number, "at": time.perf_counter() - late_s})

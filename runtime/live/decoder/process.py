@@ -28,6 +28,7 @@ log = logging.getLogger("dkcam")
 
 CODE = launch.CODE.format("child")
 MOST_PIXELS = 100_000_000  # of a camera of this machine
+MOST_MESSAGES = 2000  # a second
 DECODE_S = 2.0  # for a picture; what takes longer is made to take long
 
 Message = Mapping[str, Any]
@@ -68,14 +69,15 @@ class Decoder:
             if self._why:  # it was ended while nobody listened
                 self._reap()
             self._why = ""
-            wait = 2 * self._timeout_s + 2  # it has timeouts of its own, for connecting and for the first frame
-            wait += launch.START_S if self._start() else 0
-            self._deadline = time.perf_counter() + wait, f"{self._name} cannot be opened: its driver has not answered for {wait:.0f} s"
+            self._start()
+            self._deadline = time.perf_counter() + launch.START_S, f"{self._name}: its decoder does not start"
             assert self._channel is not None
             with suppress(OSError):  # the next word says so
                 self._channel.send({"open": self._uri, "timeout_s": self._timeout_s, "limits": asdict(self._limits)})
         while True:
             message = self._next()
+            if "started" in message:
+                self._expect_opening()
             if "opened" in message:
                 self._connected, self._connections = True, self._connections + 1
                 self._expect_picture()
@@ -85,8 +87,15 @@ class Decoder:
                 raise SourceError(str(message["failed"]))
 
     def arrivals(self) -> Iterator[Arrival]:
+        second, count = 0.0, 0
         while True:
             message = self._next()
+            now = time.perf_counter()
+            if now - second > 1:
+                second, count = now, 0
+            count += 1
+            if count > MOST_MESSAGES:
+                raise self._nonsense(ValueError(f"more than {MOST_MESSAGES} messages a second"))
             if "ended" in message:
                 self._over(message)
                 if message["ended"]:
@@ -117,10 +126,10 @@ class Decoder:
         with self._lock:
             self._reap()
 
-    def _start(self) -> bool:
-        """Whether there was no process yet. Errors: SourceError."""
+    def _start(self) -> None:
+        """The process, where there is none yet. Errors: SourceError."""
         if self._process is not None and self._process.poll() is None:
-            return False
+            return
         self._reap()
         try:
             self._process, self._channel = launch.start(CODE)
@@ -128,7 +137,6 @@ class Decoder:
             raise SourceError(f"{self._name}: its decoder cannot be started ({error.strerror})") from error
         self._count = 0
         self._messages = self._channel.messages()
-        return True
 
     def _next(self) -> Message:
         """The next thing it says. Errors: SourceError when it is gone, was ended, or talks nonsense."""
@@ -195,6 +203,10 @@ class Decoder:
                 self._reap()
         if "trace" in message:
             log.debug("%s", message["trace"])
+
+    def _expect_opening(self) -> None:
+        wait = 2 * self._timeout_s + 2  # it has timeouts of its own, for connecting and for the first frame
+        self._deadline = time.perf_counter() + wait, f"{self._name} cannot be opened: its driver has not answered for {wait:.0f} s"
 
     def _expect_picture(self) -> None:
         wait = self._timeout_s + 1  # what reads with a timeout says so before

@@ -27,15 +27,16 @@ def comments(data: bytes, size: int) -> bytes:
 
 
 def scans(count: int, side: int = 4000) -> bytes:
-    """A progressive JPEG with that many empty scans, each a pass over the whole picture."""
-    done, first = cv2.imencode(".jpg", np.full((side, side, 3), 90, np.uint8), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])
+    """A progressive JPEG in which one scan without data stands that many times, each a pass over the whole picture."""
+    done, whole = cv2.imencode(".jpg", np.full((side, side, 3), 90, np.uint8), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])
     assert done
-    data = first.tobytes()
-    start = data.index(b"\xff\xda")
-    length = struct.unpack(">H", data[start + 2 : start + 4])[0]
-    # one component, AC refinement: an end-of-band run is all that its data hold
-    scan = b"\xff\xda" + struct.pack(">HBBB", 8, 1, 1, 0) + bytes([1, 63, 0x00]) + b"\x00"
-    return data[: start + 2 + length] + b"\x00" + scan * (count - 1) + b"\xff\xd9"
+    data, at = whole.tobytes(), 0
+    while True:  # to the first scan of higher frequencies, whose table then is there
+        at = data.index(b"\xff\xda", at + 1)
+        length = struct.unpack(">H", data[at + 2 : at + 4])[0]
+        header = data[at : at + 2 + length]
+        if header[-3] > 0:
+            return data[:at] + header * count + b"\xff\xd9"
 
 
 def png(height: int, width: int, rows: int | None = None) -> bytes:

@@ -188,6 +188,7 @@ def test_a_picture_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPat
         "{'picture': 0, 'size': [8, 8]}",
         "b'x' * 200000",
         "b'[' * 60000",
+        "*({'gone': -1} if n % 2 else {'needs': 1} for n in range(5000))",
     ],
 )
 def test_a_decoder_that_lies_is_ended(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
