@@ -6,6 +6,7 @@
     age        a camera at 60 frames a second, an engine at about 20, for 10 minutes: age of the pictures
     soak       two looping cameras and the page in Chromium for 30 minutes: memory, threads, file handles
     clients    the pipeline's speed with one client, and with a second one on a slow line, in turns
+    hostile    a good camera beside each of the hostile ones, and beside hostile pictures on the page: its rate, memory, the end
     stops      SIGINT and SIGTERM, 200 times, in every state a camera can be in: exit code, files, seconds
 
 Needs Debian's ffmpeg, and chromium for soak. Each prints what it found and ends with 1 where a bound is broken.
@@ -38,6 +39,7 @@ import numpy as np
 from dkcam.runtime.live.camera import FIRST_DELAY_S, LONGEST_DELAY_S
 from tests.runtime.live.camera_server import BOUNDARY, CameraServer, free_port, wait_until
 from tests.runtime.live.chromium import Chromium
+from tests.runtime.live.endurance_hostile import hostile
 from tests.runtime.live.relay import Relay
 
 COMMAND = [sys.executable, "-c", "from dkcam.tools.run_command import entry; entry()"]
@@ -427,6 +429,7 @@ def stops(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 PARTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
     "restarts": restarts, "faults": faults, "kills": kills, "age": age, "soak": soak, "clients": clients, "stops": stops,
+    "hostile": hostile,
 }  # fmt: skip
 
 
@@ -436,6 +439,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=0.0, help="default: 10 for age, 30 for soak")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", default="", help="hostile: attacks whose name holds this")
     parser.add_argument("--picture", type=Path, help="soak: the page at the end")
     arguments = parser.parse_args()
     arguments.minutes = arguments.minutes or {"age": 10.0, "soak": 30.0}.get(arguments.part, 0.0)

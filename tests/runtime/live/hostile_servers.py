@@ -24,9 +24,9 @@ MULTIPART = OK % b"multipart/x-mixed-replace; boundary=frame"
 class HostileServer:
     """Answers every connection. ``elsewhere`` is another server, which counts who comes: nobody should."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, port: int = 0) -> None:
         self._answer = answer
-        self._listener, self._elsewhere = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0))
+        self._listener, self._elsewhere = socket.create_server(("127.0.0.1", port)), socket.create_server(("127.0.0.1", 0))
         self.port, self.elsewhere = self._listener.getsockname()[1], self._elsewhere.getsockname()[1]
         self.visits = self.asked = 0
         self._clients: list[socket.socket] = []
