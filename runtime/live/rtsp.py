@@ -26,9 +26,11 @@ MOST_JUNK = 64 << 10  # bytes between messages, which some cameras send
 CHUNK = 64 << 10
 ACCEPT_S = 5.0  # for FFmpeg, in this process, to connect
 
-_ANSWER = re.compile(rb"RTSP/\d\.\d +(\d{3})[^\r\n]*")
-_REQUEST = re.compile(rb"[A-Z_]{3,20} [^\r\n ]+ RTSP/\d\.\d")
-_HOSTS = re.compile(rb";\s*(?:source|destination)\s*=[^;,]*", re.IGNORECASE)
+_ANSWER = re.compile(rb"RTSP/\d\.\d +(\d{3})( [\x20-\x7e]*)?")
+_REQUEST = re.compile(rb"[A-Z_]{3,20} [\x21-\x7e]+ RTSP/\d\.\d")
+_HEADER = re.compile(rb"([A-Za-z0-9_-]+)[ \t]*:[ \t]*([^\0\r]*)")
+_PROTOCOL = re.compile(rb"[\w/-]+")
+_TRANSPORT = re.compile(rb"(unicast|multicast)|(interleaved|client_port|server_port|port|ttl|ssrc|mode)=[\w\"-]+", re.IGNORECASE)
 
 
 class Refused(Exception):
@@ -96,29 +98,35 @@ class Relay:
         self.close()
 
     def _answers(self, player: socket.socket) -> None:
-        reader = _Reader(self._camera)
+        reader = Reader(self._camera)
         for message in reader.messages():
-            player.sendall(message if message[:1] == b"$" else self._checked(message))
-
-    def _checked(self, message: bytes) -> bytes:
-        """An answer or a request of the camera's, without what leads elsewhere."""
-        head, _, body = message.partition(b"\r\n\r\n")
-        first, *headers = head.split(b"\r\n")
-        named = [(name.strip().lower(), value.strip()) for name, _, value in (line.partition(b":") for line in headers)]
-        answer = _ANSWER.fullmatch(first)
-        if (answer is not None and answer[1].startswith(b"3")) or first.startswith(b"REDIRECT "):
-            place = next((value.decode("utf-8", "replace") for name, value in named if name == b"location"), "")
-            raise Redirect(urljoin(self._base, place))
-        for at, (name, value) in enumerate(named):
-            if name == b"transport":
-                cleaned = _HOSTS.sub(b"", value)
-                if b"/TCP" not in cleaned.upper():
-                    cleaned = cleaned.replace(b",", b";source=%s," % self._host) + b";source=" + self._host
-                headers[at] = b"Transport: " + cleaned
-        return b"\r\n".join([first, *headers]) + b"\r\n\r\n" + body
+            player.sendall(message if message[:1] == b"$" else checked(message, self._host, self._base))
 
 
-class _Reader:
+def checked(message: bytes, host: bytes, base: str) -> bytes:
+    """An answer or a request of the camera's, without what leads elsewhere.
+
+    host: the camera's own, put in place of those that it names. base: its address, which relative ones are meant from. Errors: Redirect, Refused.
+    """
+    head, _, body = message.partition(b"\r\n\r\n")
+    first, *headers = head.split(b"\r\n")
+    named = [(name.strip().lower(), value.strip()) for name, _, value in (line.partition(b":") for line in headers)]
+    answer = _ANSWER.fullmatch(first)
+    if (answer is not None and answer[1].startswith(b"3")) or first.startswith(b"REDIRECT "):
+        place = next((value.decode("utf-8", "replace") for name, value in named if name == b"location"), "")
+        raise Redirect(urljoin(base, place))
+    for at, (name, value) in enumerate(named):
+        if name == b"transport":
+            protocol, *words = (word.strip() for word in value.split(b",")[0].split(b";"))
+            if not _PROTOCOL.fullmatch(protocol):
+                raise Refused(f"it names a transport that is none ({protocol[:20]!r})")
+            kept = [word for word in words if _TRANSPORT.fullmatch(word)]  # neither source nor destination
+            source = [] if b"/TCP" in protocol.upper() else [b"source=" + host]
+            headers[at] = b"Transport: " + b";".join([protocol, *kept, *source])
+    return b"\r\n".join([first, *headers]) + b"\r\n\r\n" + body
+
+
+class Reader:
     """What a camera sends, cut into messages: "$" and its data (several in one piece), or a head and its body."""
 
     def __init__(self, camera: socket.socket) -> None:
@@ -141,7 +149,10 @@ class _Reader:
                     return
                 if _ANSWER.fullmatch(line) or _REQUEST.fullmatch(line):
                     self._junk = 0
-                    yield self._message(line)
+                    message = self._message(line)
+                    if message is None:
+                        return
+                    yield message
                     continue
                 self._junk += len(line) + 2
                 if self._junk > MOST_JUNK:
@@ -175,24 +186,29 @@ class _Reader:
         line, self._held = self._held[:at].rstrip(b"\r"), self._held[at + 1 :]
         return line
 
-    def _message(self, first: bytes) -> bytes:
+    def _message(self, first: bytes) -> bytes | None:
+        """Written anew, so that nobody finds other borders in it. None at the end of the connection."""
         lines, length = [first], 0
         while line := self._line():
-            lines.append(line.replace(b"\r", b""))
+            header = _HEADER.fullmatch(line)
+            if header is None:  # "$" at the beginning of a line is media to FFmpeg, also among headers
+                raise Refused(f"it sent a header that is none ({line[:20]!r})")
+            name, value = header[1], header[2].strip()
+            if name.lower() == b"content-length":
+                if not value.isdigit() or len(value) > 7 or int(value) > LONGEST_BODY:
+                    raise Refused(f"it announced a body of {value[:20]!r} bytes; {LONGEST_BODY >> 20} MiB is the most")
+                length = int(value)
+                continue
+            lines.append(name + b": " + value)
             if len(lines) > MOST_HEADERS:
                 raise Refused(f"it sent more than {MOST_HEADERS} headers")
-            name, _, value = line.partition(b":")
-            if name.strip().lower() == b"content-length":
-                if not value.strip().isdigit() or len(value.strip()) > 7 or int(value) > LONGEST_BODY:
-                    raise Refused(f"it announced a body of {value.strip()[:20]!r} bytes; {LONGEST_BODY >> 20} MiB is the most")
-                length = int(value)
-        if line is None:
-            return b""
         while len(self._held) < length:
             if not self._more():
-                return b""
+                return None
+        if line is None:
+            return None
         body, self._held = self._held[:length], self._held[length:]
-        return b"\r\n".join(lines) + b"\r\n\r\n" + body
+        return b"\r\n".join([*lines, b"Content-Length: %d" % length]) + b"\r\n\r\n" + body
 
 
 def _without_credentials(parts: SplitResult) -> str:
