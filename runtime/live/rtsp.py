@@ -106,7 +106,7 @@ class Relay:
 def checked(message: bytes, host: bytes, base: str) -> bytes:
     """An answer or a request of the camera's, without what leads elsewhere.
 
-    host: the camera's own, put in place of those that it names. base: its address, which relative ones are meant from. Errors: Redirect, Refused.
+    host: the camera's own, put in place of those that it names. base: its address, for relative ones. Errors: Redirect, Refused.
     """
     head, _, body = message.partition(b"\r\n\r\n")
     first, *headers = head.split(b"\r\n")

@@ -102,7 +102,7 @@ def fuzz_rtsp(rng: Random) -> str:
                 assert len(passed) < LONGEST_BODY + (1 << 20), "too long"
                 first = passed.split(b"\r\n")[0]
                 assert not (first.startswith(b"RTSP/") and first.split()[1].startswith(b"3")), "a redirect got through"
-                transports = [line for line in passed.split(b"\r\n\r\n")[0].split(b"\r\n") if line.lower().startswith(b"transport")]
+                transports = [line for line in passed.split(b"\r\n\r\n")[0].split(b"\r\n") if line.lower().startswith(b"transport:")]
                 assert not any(b"source=10.9" in line or b"destination=10.9" in line for line in transports), "another host got through"
         except (Refused, Redirect):
             return "refused"
