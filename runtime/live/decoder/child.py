@@ -92,7 +92,8 @@ class _Child:
         return True
 
     def _leave_network(self) -> None:
-        confine.leave_network()
+        if not self._is_last:
+            confine.leave_network()
         self._is_last = True
 
     def _read(self, stream: Stream) -> None:
