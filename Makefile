@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check fuzz clean
 
 # Two marks, so that `make demo` installs no test tools and a changed pyproject.toml installs again.
 $(VENV)/demo.mark: pyproject.toml
@@ -24,6 +24,9 @@ demo: $(VENV)/demo.mark
 
 test: $(VENV)/test.mark
 	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/test.mark
+	$(BIN)/python -m tests.runtime.live.fuzz --seconds 60
 
 check: $(VENV)/test.mark
 	$(BIN)/ruff format --check .
