@@ -73,7 +73,7 @@ class Relay:
             self._player = self._accepted()
             threading.Thread(target=self._requests, args=(self._player,), daemon=True).start()
             self._answers(self._player)
-        except (Refused, Redirect, ValueError) as error:
+        except (Refused, Redirect) as error:
             self.failure = error
         except (OSError, ssl.SSLError):  # FFmpeg sees that it is over
             pass
@@ -114,7 +114,10 @@ def checked(message: bytes, host: bytes, base: str) -> bytes:
     answer = _ANSWER.fullmatch(first)
     if (answer is not None and answer[1].startswith(b"3")) or first.startswith(b"REDIRECT "):
         place = next((value.decode("utf-8", "replace") for name, value in named if name == b"location"), "")
-        raise Redirect(urljoin(base, place))
+        try:
+            raise Redirect(urljoin(base, place))
+        except ValueError:
+            raise Refused(f"it redirects to what is no address ({place[:40]!r})") from None
     for at, (name, value) in enumerate(named):
         if name == b"transport":
             protocol, *words = (word.strip() for word in value.split(b",")[0].split(b";"))
