@@ -22,7 +22,7 @@ $(VENV)/test.mark: $(VENV)/demo.mark
 	touch $@
 
 # torch has no line in a lock (docs/decisions.md says why) and comes last, so that what it needs is there already, checked by its hash.
-# --no-deps: a lock is whole, and pip would look for torch; pip check is told of whatever is missing all the same.
+# --no-deps: a lock is whole, and pip would look for torch; pip check finds whatever is missing all the same.
 $(VENV)/locked.mark: pyproject.toml locks/build.txt locks/test.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes -r locks/build.txt

@@ -286,7 +286,26 @@ def test_the_lists_hold_nothing_that_no_page_says() -> None:
         assert any(line.strip().startswith(begin) for line in lines), begin
 
 
-OTHERS = {"--gpus", "--no-deps", "--system-site-packages", "--loadEngine", "--rm", "--device", "-p", "-e", "-t", "-m", "-r", "-hex", "-o"}
+OTHERS = {
+    "--universal",
+    "--strict",
+    "--no-build-isolation",
+    "--group-add",
+    "--repo",
+    "--gpus",
+    "--no-deps",
+    "--system-site-packages",
+    "--loadEngine",
+    "--rm",
+    "--device",
+    "-p",
+    "-e",
+    "-t",
+    "-m",
+    "-r",
+    "-hex",
+    "-o",
+}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

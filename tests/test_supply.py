@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,26 @@ def test_a_release_runs_what_there_is() -> None:
     assert targets == ["audit", "sbom"] and "bash .ci/run" in commands
     for target in targets:
         subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
+
+
+PROMISES = [ROOT / "SECURITY.md", ROOT / "docs/threat-model.md"]
+
+
+def test_limits_are_what_the_threat_model_says() -> None:
+    limits = re.findall(r"`([a-z_.]+)\.([A-Z_]+) = ([^`]+)`", (ROOT / "docs/threat-model.md").read_text())
+    assert len(limits) > 20
+    for module, name, value in limits:
+        actual = getattr(import_module(f"dkcam.{module}"), name)
+        assert actual == eval(value, {"__builtins__": {}}), f"{module}.{name} is {actual}, docs/threat-model.md says {value}"
+
+
+@pytest.mark.parametrize("page", PROMISES, ids=lambda page: page.name)
+def test_promises_name_tests_that_there_are(page: Path) -> None:
+    file, count = "", 0
+    for path, test in re.findall(r"`(tests/[\w/]+\.py)?(?:::(test_\w+))?`", page.read_text()):
+        file = path or file
+        if path or test:
+            count += 1
+            text = (ROOT / file).read_text()
+            assert not test or f"\ndef {test}(" in text, f"{page.name}: {file} has no {test}"
+    assert count > 8
