@@ -34,7 +34,7 @@ from tests.runtime.live.camera_server import CameraServer
 from tests.test_house import commands
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = commands()
 
 # what a command must hold → why it is only parsed
@@ -56,6 +56,7 @@ FOREIGN: dict[str, Callable[[list[str]], object]] = {
     "pip": lambda words: _extras(words),
     "python": lambda words: _script(words),
     "python3": lambda words: words[1:3] == ["-m", "venv"] or pytest.fail(f"{words} is not known"),
+    "docker": lambda words: _docker(words),
     "scp": lambda words: None,  # to another machine
     "sudo": lambda words: words[1] in ("apt", "nvpmodel") or pytest.fail(f"{words} is not known"),
     "export": lambda words: None,
@@ -263,6 +264,14 @@ def _extras(words: list[str]) -> None:
         assert not word.startswith("dkcam"), words
 
 
+def _docker(words: list[str]) -> None:
+    """There is a Dockerfile; what follows the image's name is for dk-run."""
+    entry = re.search(r'ENTRYPOINT \["dk-run", (.*)\]', (ROOT / "Dockerfile").read_text())
+    assert entry is not None and "dkcam" in words and words[1] in ("build", "run"), words
+    given = words[words.index("dkcam") + 1 :] if words[1] == "run" else []
+    COMMANDS["dk-run"].make_context("dk-run", [*shlex.split(entry[1].replace(",", " ")), *given])
+
+
 def _script(words: list[str]) -> None:
     small = ["--pictures", "2"] if words[1].endswith("shortcut.py") else []
     subprocess.run([sys.executable, *words[1:], *small], check=True, capture_output=True)
@@ -277,7 +286,26 @@ def test_the_lists_hold_nothing_that_no_page_says() -> None:
         assert any(line.strip().startswith(begin) for line in lines), begin
 
 
-OTHERS = {"--gpus", "--no-deps", "--system-site-packages", "--loadEngine", "--rm", "--device", "-p", "-e", "-t", "-m", "-r", "-hex", "-o"}
+OTHERS = {
+    "--universal",
+    "--strict",
+    "--no-build-isolation",
+    "--group-add",
+    "--repo",
+    "--gpus",
+    "--no-deps",
+    "--system-site-packages",
+    "--loadEngine",
+    "--rm",
+    "--device",
+    "-p",
+    "-e",
+    "-t",
+    "-m",
+    "-r",
+    "-hex",
+    "-o",
+}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -292,10 +320,12 @@ def test_flags_inside_sentences_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["ExecStart=/opt/dkcam/bin/dk-run (.*)", r'ENTRYPOINT \["dk-run", (.*)\]\nCMD \[(.*)\]'], ids=["systemd", "Docker"]
+    ("file", "text"),
+    [("docs/live.md", "ExecStart=/opt/dkcam/bin/dk-run (.*)"), ("Dockerfile", r'ENTRYPOINT \["dk-run", (.*)\]\nCMD \[(.*)\]')],
+    ids=["systemd", "Docker"],
 )
-def test_services_start_the_command_as_it_is(text: str, tmp_path: Path) -> None:
-    found = re.search(text, (ROOT / "docs" / "live.md").read_text())
+def test_services_start_the_command_as_it_is(file: str, text: str, tmp_path: Path) -> None:
+    found = re.search(text, (ROOT / file).read_text())
     assert found is not None
     given = shlex.split(" ".join(found.groups()).replace(",", " "))
     (tmp_path / "etc").mkdir()
