@@ -129,8 +129,8 @@ class Camera:
         except DkcamError as error:
             return str(error)
         except Exception as error:  # the other cameras go on
-            log.exception("camera %s", self.number)
             self._link.end()
+            log.exception("camera %s", self.number)
             return f"{self.name}: {type(error).__name__}: {error}"
         return f"{self.name} ended the stream"
 

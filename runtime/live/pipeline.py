@@ -279,8 +279,8 @@ class LivePipeline:
     def _give_up(self, sink: Sink, error: Exception) -> None:
         """One warning; the run is worth more than one of its outputs."""
         words = str(error) if isinstance(error, SinkError) else f"{sink.name} failed: {type(error).__name__}: {error}"
-        log.warning("%s; this output ends here, the run goes on", words)
         self.sinks.remove(sink)
+        log.warning("%s; this output ends here, the run goes on", words)
         with suppress(Exception):
             sink.close(complete=False)
 

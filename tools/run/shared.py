@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dkcam.tools import streams
 from dkcam.tools.cli import progress_line
 from dkcam.tools.logs import say
 
@@ -176,6 +177,7 @@ class Interrupt:
         say(
             "error", f"stopped by {self.by}, but an output or the engine did not end within {LAST_S:.0f} s; what it had not written is lost"
         )
+        streams.finish()
         os._exit(1)
 
     def usr1(self, number: int, frame: Any) -> None:

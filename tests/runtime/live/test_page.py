@@ -28,7 +28,7 @@ from dkcam.errors import InputError, SinkError
 from dkcam.runtime.controls import Controls, Style
 from dkcam.runtime.delivery import Explained, result_of
 from dkcam.runtime.frame import Frame
-from dkcam.runtime.live.page import PageSink
+from dkcam.runtime.live.page import PageSink, places
 from dkcam.runtime.live.page import app as app_module
 from dkcam.runtime.live.page import server as server_module
 from dkcam.runtime.live.page.app import Context, changes, picture_of
@@ -453,6 +453,7 @@ def test_noise_on_the_wire_kills_nothing(feed: Feed) -> None:
 
 def test_a_request_that_never_ends_is_let_go(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "REQUEST_S", 0.4)
+    monkeypatch.setattr(server_module, "HEADERS_S", 0.4)
     feed = Feed(model_file)
     try:
         begun = b"GET /state HTTP/1.1\r\nHost: localhost\r\n"
@@ -473,7 +474,7 @@ def test_a_request_that_never_ends_is_let_go(model_file: Path, monkeypatch: pyte
 
 
 def test_more_connections_than_there_is_room_for(feed: Feed) -> None:
-    held = [socket.create_connection(("127.0.0.1", feed.page.port), timeout=5) for _ in range(server_module.MOST_CONNECTIONS + 20)]
+    held = [socket.create_connection(("127.0.0.1", feed.page.port), timeout=5) for _ in range(places.MOST_OF_OWN + 20)]
     time.sleep(0.3)
     cut = 0
     for client in held:
