@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from dkcam.errors import SinkError, install
+from dkcam.runtime.health import Health
 from dkcam.runtime.live.page.access import KNOWN, Access
 from dkcam.runtime.live.page.places import Places, place_of
 from dkcam.runtime.result import Result
@@ -28,6 +29,7 @@ SEND_BUFFER = 256 << 10  # bytes the system may hold for a client: more would on
 WORKERS = 2  # threads that encode, and explain
 HEADERS_S = 5.0  # from a connection to the end of its first request's headers
 REQUEST_S = 15.0  # on which nothing moves: until a next request is whole, until an answer is taken
+BEAT_S = 0.5
 LEAVE_S = 0.5  # that the end of a run waits for the page
 
 
@@ -102,7 +104,9 @@ class PageSink:
         async def serve() -> None:
             asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WORKERS, "page worker"))
             self._context.hub.attach()
+            beating = asyncio.create_task(_beat(self._context.health))
             await self._server.serve(sockets=[self._socket])
+            beating.cancel()
 
         try:
             asyncio.run(serve())
@@ -123,6 +127,14 @@ class PageSink:
         self._server.should_exit = True
         self._thread.join(LEAVE_S)
         self._socket.close()
+
+
+async def _beat(health: Health) -> None:
+    """The page's loop answers, and has a thread to encode pictures with."""
+    while True:
+        with health.busy("page"):
+            await asyncio.to_thread(int)
+            await asyncio.sleep(BEAT_S)
 
 
 def _quiet(server: type) -> type:

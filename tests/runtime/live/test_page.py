@@ -221,12 +221,12 @@ def test_a_snapshot_is_the_whole_picture(feed: Feed) -> None:
 
 
 def test_health_and_metrics(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert feed.json("GET", "/healthz") == (200, {"status": "ok", "lost": [], "engine": "ok"})
+    assert feed.json("GET", "/healthz") == (200, {"status": "ok", "lost": [], "engine": "ok", "stuck": []})
     feed.live[1] = False
-    assert feed.json("GET", "/healthz") == (503, {"status": "degraded", "lost": [1], "engine": "ok"})
+    assert feed.json("GET", "/healthz") == (503, {"status": "degraded", "lost": [1], "engine": "ok", "stuck": []})
     feed.live[1] = True
     monkeypatch.setattr(app_module, "SILENT_S", -1.0)
-    assert feed.json("GET", "/healthz") == (503, {"status": "degraded", "lost": [], "engine": "stuck"})
+    assert feed.json("GET", "/healthz") == (503, {"status": "degraded", "lost": [], "engine": "stuck", "stuck": []})
     from prometheus_client.parser import text_string_to_metric_families
 
     found = {family.name: family for family in text_string_to_metric_families(feed.ask("GET", "/metrics")[2].decode())}
