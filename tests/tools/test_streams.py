@@ -170,6 +170,10 @@ streams.finish()
 """
     run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert run.stdout is not None and run.stderr is not None
-    assert run.stdout.read() == b"done\n" and run.wait(10) == 0
-    run.stdout.close()
-    run.stderr.close()
+    try:
+        assert run.wait(20) == 0 and run.stdout.read() == b"done\n"
+    finally:
+        run.kill()
+        run.wait()
+        run.stdout.close()
+        run.stderr.close()

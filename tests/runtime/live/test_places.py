@@ -19,7 +19,7 @@ from dkcam.runtime.live.page import access
 from dkcam.runtime.live.page.access import Guesses
 from dkcam.runtime.live.page.places import MOST_KNOWN, MOST_OF_ONE, MOST_STRANGERS, OWN, Places, most_of, place_of
 from tests.runtime.live.camera_server import wait_until
-from tests.runtime.live.test_page import TOKEN, Feed, bearer
+from tests.runtime.live.test_page import TOKEN, Feed, bearer, receive
 
 
 @dataclass(eq=False)
@@ -125,25 +125,33 @@ class Trickle:
 
 
 def test_64_trickled_requests_lock_nobody_out(guarded: Feed) -> None:
-    trickle = Trickle(guarded.page.port, 64)
-    try:
-        wait_until(lambda: trickle.cut > 10)  # more than there are places for
-        took = []
-        for _ in range(20):
-            for path, status in (("/healthz", 200), ("/state", 200)):
-                start = time.perf_counter()
-                assert guarded.ask("GET", path, Authorization=bearer(TOKEN))[0] == status
-                took.append(time.perf_counter() - start)
-        assert max(took) < 2.0, took
-        held = http.client.HTTPConnection("127.0.0.1", guarded.page.port, timeout=10)  # one that is known stays
-        for _ in range(3):
-            held.request("GET", "/state", headers={"Authorization": bearer(TOKEN)})
-            held.sock.settimeout(5)
-            assert held.getresponse().read()
-            time.sleep(0.3)
-        held.close()
-    finally:
-        trickle.close()
+    from websockets.sync.client import connect
+
+    right = {"Authorization": bearer(TOKEN)}
+    cookie = guarded.ask("POST", "/login", urlencode({"token": TOKEN}).encode())[1]["set-cookie"].split(";")[0]
+    with connect(f"ws://127.0.0.1:{guarded.page.port}/live", additional_headers={"Cookie": cookie}, proxy=None) as viewer:
+        receive(viewer)
+        trickle = Trickle(guarded.page.port, 64)
+        try:
+            wait_until(lambda: trickle.cut > 10)  # more than there are places for
+            took = []
+            for _ in range(20):
+                for path, status in (("/healthz", 200), ("/state", 200)):
+                    start = time.perf_counter()
+                    assert guarded.ask("GET", path, **right)[0] == status
+                    took.append(time.perf_counter() - start)
+            assert max(took) < 2.0, took
+            held = http.client.HTTPConnection("127.0.0.1", guarded.page.port, timeout=10)  # one that is known stays
+            for _ in range(3):
+                held.request("GET", "/state", headers=right)
+                assert held.getresponse().read()
+                time.sleep(0.3)
+            held.close()
+            for _ in range(10):  # so does a viewer, who was there before all of them
+                viewer.send("seen")
+                receive(viewer)
+        finally:
+            trickle.close()
 
 
 def test_a_wrong_token_costs_the_guesser_and_nobody_with_a_cookie(guarded: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
