@@ -231,6 +231,10 @@ def test_an_engine_that_fails_on_every_frame_is_none(running: Running, caplog: p
     explainer = running.page._context.explainer()
     works, explainer.infer_many = explainer.infer_many, fails  # type: ignore[method-assign]
     wait_until(lambda: running.asked() == (503, answer("engine")), 30)
+    running.controls.change(paused=True)  # nothing is asked of it now
+    wait_until(lambda: running.asked()[0] == 200, 30)
+    running.controls.change(paused=False)
+    wait_until(lambda: running.asked() == (503, answer("engine")), 30)
     explainer.infer_many = works  # type: ignore[method-assign]
     wait_until(lambda: running.asked()[0] == 200, 30)
 
