@@ -91,7 +91,7 @@ class Unwaiting(Stream):
         self._news = threading.Condition(threading.RLock())  # a signal's handler may write while its thread does
         self._queue: deque[bytes | _Gap] = deque()
         self._size = 0
-        self._writing = False
+        self._since: float | None = None  # of the piece that is being written, of time.monotonic
         self.thread = threading.Thread(target=self._run, name="words", daemon=True)
         self.thread.start()
 
@@ -114,7 +114,7 @@ class Unwaiting(Stream):
             with self._news:
                 self._news.wait_for(lambda: self._queue)
                 item = self._queue.popleft()
-                self._writing = True
+                self._since = time.monotonic()
             data = self._lost(item.count).encode(self.encoding, "replace") if isinstance(item, _Gap) else item
             try:
                 self._out(data)
@@ -122,15 +122,23 @@ class Unwaiting(Stream):
                 self.error = error
             with self._news:
                 self._size -= 0 if isinstance(item, _Gap) else len(data)
-                self._writing = False
+                self._since = None
                 self._news.notify_all()
 
     def drain(self) -> None:
-        """Wait until everything is out, half a second at most however often it is asked for."""
-        start = time.monotonic()
+        """Wait until everything is out, half a second at most however often it is asked for; not at all where the reader has taken
+        nothing for as long.
+        """
+        start = now = time.monotonic()
+        end = start + Unwaiting._patience
         with self._news:
-            self._news.wait_for(lambda: not self._queue and not self._writing, Unwaiting._patience)
-        Unwaiting._patience = max(0.0, Unwaiting._patience - (time.monotonic() - start))
+            while self._queue or self._since is not None:
+                left = end - now if self._since is None else min(end, self._since + PATIENCE_S) - now
+                if left <= 0:
+                    break
+                self._news.wait(left)
+                now = time.monotonic()
+        Unwaiting._patience = max(0.0, end - now)
 
 
 def settle() -> None:

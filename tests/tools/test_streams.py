@@ -132,6 +132,9 @@ def test_the_end_waits_half_a_second_for_a_reader_and_no_longer(pipe: tuple[int,
     for _ in range(3):
         one.drain()
     assert streams.Unwaiting._patience == 0.0
+    monkeypatch.setattr(streams.Unwaiting, "_patience", 30.0)
+    one.drain()  # who has taken nothing for half a second is not waited for again
+    assert streams.Unwaiting._patience > 20
 
 
 def test_a_signals_handler_may_write_while_its_thread_does(pipe: tuple[int, int]) -> None:
