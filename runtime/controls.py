@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,6 +38,7 @@ class Controls:
     def __init__(self, style: Style | None = None) -> None:
         self._lock = threading.Lock()
         self._settings = Settings(style or Style())
+        self.changed_at = 0.0  # of time.monotonic
         _check(self._settings)
 
     @property
@@ -48,7 +50,7 @@ class Controls:
         with self._lock:
             new = replace(self._settings, style=replace(self._settings.style, **(style or {})), **values)
             _check(new)
-            self._settings = new
+            self._settings, self.changed_at = new, time.monotonic()
             return new
 
 

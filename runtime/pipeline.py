@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +20,7 @@ from dkcam.runtime.delivery import Explained, Speed, Watch, result_of
 from dkcam.runtime.explainer import Explains
 from dkcam.runtime.explanation import Explanation
 from dkcam.runtime.frame import Frame, Source
+from dkcam.runtime.health import Health
 from dkcam.runtime.result import Result
 from dkcam.runtime.sinks import Sink
 
@@ -54,7 +55,7 @@ class Pipeline:
 
     pace: frames a second at most, for someone who watches; None for as fast as it goes. controls: what may change on the
     way. watch: judges every explanation; its alarms go into results and pictures. stop: set it (from a signal handler,
-    another thread) to end after the frames in flight. on_result: called for every result.
+    another thread) to end after the frames in flight. on_result: called for every result. health: hears what each stage does.
     """
 
     def __init__(
@@ -68,10 +69,12 @@ class Pipeline:
         max_frames: int | None = None,
         pace: float | None = None,
         on_result: Callable[[Result], None] = lambda result: None,
+        health: Health | None = None,
     ) -> None:
         self._source, self._explainer, self._sinks = source, explainer, sinks
         self._controls = controls or Controls()
         self._max_frames, self._on_result, self._watch = max_frames, on_result, watch
+        self._health = health or Health()
         self._period = 1 / pace if pace else 0.0
         self.stop = threading.Event()
         self.ended_by_sink = False  # a closed window
@@ -119,13 +122,14 @@ class Pipeline:
     def _read(self) -> None:
         try:
             started = due = time.perf_counter()
-            for count, frame in enumerate(self._source, 1):
+            for count, frame in enumerate(self._frames(), 1):
                 read_ms = (time.perf_counter() - started) * 1e3
                 if self._period and self.stop.wait(due - time.perf_counter()):
                     break
                 arrived = time.perf_counter()
                 due = max(due + self._period, arrived - CATCH_UP_S)
-                prepared = self._explainer.prepare(frame.image)
+                with self._health.busy("reader"):
+                    prepared = self._explainer.prepare(frame.image)
                 done = time.perf_counter()
                 ready = _Ready(frame, prepared, read_ms, (done - arrived) * 1e3, arrived)
                 if not self._hand_over(ready) or count == self._max_frames:
@@ -133,6 +137,15 @@ class Pipeline:
                 started = time.perf_counter()
         finally:
             self._hand_over(None)
+
+    def _frames(self) -> Iterator[Frame]:
+        frames = iter(self._source)
+        while True:
+            with self._health.busy("reader"):
+                frame = next(frames, None)
+            if frame is None:
+                return
+            yield frame
 
     def _hand_over(self, ready: _Ready | None) -> bool:
         while not self.stop.is_set():
@@ -175,7 +188,8 @@ class Pipeline:
     def _explain(self, prepared: Any) -> tuple[Explanation, float]:
         settings = self._controls.settings
         start = time.perf_counter()
-        explanation = self._explainer.infer(prepared, settings.classes, masks=settings.masks)
+        with self._health.busy("engine"):
+            explanation = self._explainer.infer(prepared, settings.classes, masks=settings.masks)
         return explanation, (time.perf_counter() - start) * 1e3
 
     def _write(self) -> None:
@@ -186,9 +200,12 @@ class Pipeline:
             done = Explained(ready.frame, explanation, ready.read_ms, ready.preprocess_ms, infer_ms, ready.arrived)
             wanted = any(sink.pictures for sink in self._sinks)
             style = self._controls.settings.style
-            result = result_of(done, style=style, watch=self._watch, picture=wanted, fps=speed.tick(), dropped=0)
+            with self._health.busy("writer"):
+                result = result_of(done, style=style, watch=self._watch, picture=wanted, fps=speed.tick(), dropped=0)
             for sink in self._sinks:
-                if not sink.write(result):
+                with self._health.busy(f"sink {sink.name}"):
+                    more = sink.write(result)
+                if not more:
                     self.ended_by_sink = True
                     self.stop.set()
             self._written += 1

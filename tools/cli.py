@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import io
 import math
 import os
 import re
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from dkcam.errors import DkcamError
+from dkcam.tools import streams
 from dkcam.tools.logs import say
 
 if TYPE_CHECKING:
@@ -31,13 +30,11 @@ def user_errors(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")  # a label or an arrow that the terminal's encoding lacks is no failure
+        streams.settle()
         try:
-            found = function(*args, **kwargs)
-            sys.stdout.flush()
-            return found
+            result = function(*args, **kwargs)
+            streams.finish()
+            return result
         except DkcamError as error:
             say("error", " ".join(str(error).split()))
             sys.exit(1)
@@ -45,7 +42,7 @@ def user_errors(function: Callable[..., Any]) -> Callable[..., Any]:
             click.echo("stopped", err=True)
             sys.exit(130)
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno not in streams.FULL:
                 raise
             click.echo("error: the place that the output goes to is full; free it or choose another", err=True)
             _forget_output()
@@ -68,11 +65,11 @@ def run_and_leave(command: click.Command) -> None:
     except Exception:
         sys.excepthook(*sys.exc_info())
         code = 1
-    if threading.active_count() == 1 or not isinstance(code, int | None):
+    with suppress(OSError, ValueError):
+        streams.finish()
+    left = set(threading.enumerate()) - {threading.current_thread(), *streams.threads()}
+    if not left or not isinstance(code, int | None):
         sys.exit(code)  # type: ignore[arg-type]
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, AttributeError):
-            stream.flush()
     os._exit(code or 0)
 
 

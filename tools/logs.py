@@ -9,6 +9,8 @@ from contextlib import suppress
 
 import click
 
+from dkcam.tools import streams
+
 log = logging.getLogger("dkcam")
 _as_json = False
 
@@ -31,9 +33,12 @@ class _Handler(logging.Handler):
 
 
 def configure(kind: str = "text", *, verbose: bool = False) -> None:
-    """kind: text or json. verbose: with what is only of interest when something is looked for."""
+    """kind: text or json. verbose: with what is only of interest when something is looked for. From here on nobody waits for who
+    reads.
+    """
     global _as_json
     _as_json = kind == "json"
+    streams.never_wait(_lost)
     for name, level in (("dkcam", logging.INFO if verbose else logging.WARNING), ("uvicorn.error", logging.ERROR)):
         logger = logging.getLogger(name)
         logger.handlers = [_Handler()]
@@ -48,8 +53,16 @@ def say(level: str, message: str) -> None:
 
 
 def _say(level: str, message: str) -> None:
+    click.echo(_line(level, message), err=True)
+
+
+def _line(level: str, message: str) -> str:
     if _as_json:
         record = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "level": level, "message": message}
-        click.echo(json.dumps(record, ensure_ascii=False), err=True)
-    else:
-        click.echo(message if level == "info" else f"{level}: {message}", err=True)
+        return json.dumps(record, ensure_ascii=False)
+    return message if level == "info" else f"{level}: {message}"
+
+
+def _lost(count: int) -> str:
+    """In place of messages that nobody read in time."""
+    return _line("warning", f"{count} messages were dropped here, since nobody read them") + "\n"

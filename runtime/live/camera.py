@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from dkcam.errors import DkcamError
+from dkcam.runtime.health import Health
 from dkcam.runtime.live.link import Arrival, Link, Picture
 from dkcam.runtime.live.stream import shown
 
@@ -38,15 +39,26 @@ class Shot:
 
 
 class Camera:
-    """link: to its decoder. news: notified at every picture.
+    """link: to its decoder. news: notified at every picture. health: hears of every picture, as "camera N reader".
 
     timeout_s: when nothing but damaged pictures came for so long, the connection is given up; silence is the link's to
     notice. Counters only grow: shots (arrived), dropped (never taken), damaged (could not be decoded), reopened
     (connections after the first).
     """
 
-    def __init__(self, number: int, uri: str, link: Link, news: threading.Condition, *, timeout_s: float, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        number: int,
+        uri: str,
+        link: Link,
+        news: threading.Condition,
+        *,
+        timeout_s: float,
+        seed: int | None = None,
+        health: Health | None = None,
+    ) -> None:
         self.number, self.uri, self.name = number, uri, shown(uri)
+        self._health, self._reading = health or Health(), f"camera {number} reader"
         self._link, self._news, self._timeout_s = link, news, timeout_s
         self._jitter = random.Random(seed)
         self._stopping = threading.Event()
@@ -129,8 +141,8 @@ class Camera:
         except DkcamError as error:
             return str(error)
         except Exception as error:  # the other cameras go on
-            log.exception("camera %s", self.number)
             self._link.end()
+            log.exception("camera %s", self.number)
             return f"{self.name}: {type(error).__name__}: {error}"
         return f"{self.name} ended the stream"
 
@@ -142,6 +154,8 @@ class Camera:
             self.shots += 1
             self.last_at = time.perf_counter()
             self._news.notify_all()
+        self._health.end(self._reading)
+        self._health.begin(self._reading, self._reading)
         if not self.live:
             self.live, self.reason, self._delay_s = True, "", FIRST_DELAY_S
             self._connections += 1
@@ -152,6 +166,7 @@ class Camera:
                 log.info("camera %d (%s) is live", self.number, self.name)
 
     def _lost(self, why: str) -> None:
+        self._health.drop(self._reading)
         level = logging.WARNING if self.live or not self._connections else logging.INFO
         said, self.live, self.reason = self.live or why != self.reason, False, why
         if said:
@@ -162,6 +177,7 @@ def stop_all(cameras: Sequence[Camera]) -> None:
     """As ``Camera.stop``, for all of them in the time of one."""
     for camera in cameras:
         camera._stopping.set()
+        camera._health.drop(camera._reading)
         camera._link.end()
     for camera in cameras:
         camera._link.close()

@@ -20,6 +20,7 @@ from dkcam.errors import SinkError
 from dkcam.runtime.controls import Controls
 from dkcam.runtime.delivery import Explained, Speed, Watch, drawn, result_of
 from dkcam.runtime.frame import Frame
+from dkcam.runtime.health import Health
 from dkcam.runtime.live.camera import Camera, Shot
 from dkcam.runtime.live.link import Gone, Picture
 from dkcam.runtime.live.mosaic import Mosaic
@@ -33,6 +34,8 @@ log = logging.getLogger("dkcam")
 
 REPEAT_S = 0.25  # how often a silent camera's last picture is drawn again with its age
 PATIENCE_S = 0.05  # that the others wait for a camera's picture to be decoded
+AWAY_S = 1.0  # since the last look at the connections: this process did not run
+AGAIN_S = 0.5  # and what has come meanwhile is heard first
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ class LivePipeline:
     """Runs cameras through one engine into sinks until ``stop`` is set.
 
     batch: frames the engine takes at once. watches: rules per camera number. max_age_s: older pictures are marked STALE.
-    max_frames: of each camera. on_result: called for every new result, with its picture where one was drawn.
+    max_frames: of each camera. on_result: called for every new result, with its picture where one was drawn. health: hears what each
+    stage does.
     """
 
     def __init__(
@@ -78,11 +82,13 @@ class LivePipeline:
         max_age_s: float = 1.0,
         max_frames: int | None = None,
         on_result: Callable[[Result], None] = lambda result: None,
+        health: Health | None = None,
     ) -> None:
         self.lanes = [Lane(camera, (watches or {}).get(camera.number), Speed()) for camera in cameras]
         self.recovery, self.sinks = recovery, list(sinks)
         self._news, self._batch, self._controls = news, batch, controls or Controls()
         self._max_age_s, self._max_frames, self._on_result = max_age_s, max_frames, on_result
+        self._health = health or Health()
         self._mosaic = Mosaic([camera.name for camera in cameras]) if len(cameras) > 1 else None
         self.stop = threading.Event()
         self._done: queue.Queue[list[Explained] | None] = queue.Queue()
@@ -90,6 +96,7 @@ class LivePipeline:
         self._next = 0  # the camera that is asked first
         self._failure: BaseException | None = None
         self._warned = False
+        self._looked = self._look_from = 0.0
         self._began = min((camera.began for camera in cameras), default=0.0)
         self._first = self._last = 0.0
         self._written = 0
@@ -113,6 +120,7 @@ class LivePipeline:
         try:
             while not self.stop.is_set() and not self._enough():
                 if self._controls.settings.paused:
+                    self._health.drop("engine")
                     self.stop.wait(0.05)
                 elif self._room.acquire(timeout=0.1):
                     done = self._explained(self._newest())
@@ -162,17 +170,19 @@ class LivePipeline:
                 break
         return frames
 
-    @staticmethod
-    def _ask(lane: Lane) -> None:
+    def _ask(self, lane: Lane) -> None:
         shot = lane.camera.take()
         if shot is not None:
+            call = self._health.begin(f"camera {lane.camera.number} decoder")
             lane.asked = Asked(shot, shot.take(), time.perf_counter())
+            lane.asked.picture.add_done_callback(lambda picture: self._health.end(call))
 
     def _explained(self, frames: Sequence[tuple[Asked, Picture]]) -> list[Explained]:
         if not frames:
             return []
         start = time.perf_counter()
         settings = self._controls.settings
+        self._health.begin("engine", "engine")  # goes on where nothing comes out: an engine that fails on every frame is none
         said, prepare_ms = self.recovery.explain([picture for _, picture in frames], settings.classes, settings.masks)
         infer_ms = (time.perf_counter() - start) * 1e3 - prepare_ms
         self._first = self._first or frames[0][0].shot.at
@@ -183,12 +193,14 @@ class LivePipeline:
                 frame = Frame(picture, shot.index, self.lanes[shot.camera].camera.name, shot.at - self._began, camera=shot.camera)
                 read_ms = (start - asked.since) * 1e3
                 done.append(Explained(frame, explanation, read_ms, prepare_ms, infer_ms, shot.at, settings.masks))
+        if done:
+            self._health.end("engine")
         return done
 
     def _write(self) -> None:
         while True:
-            for lane in self.lanes:
-                lane.camera.check(time.perf_counter())
+            with self._health.busy("writer"):
+                self._look()
             try:
                 batch = self._done.get(timeout=REPEAT_S / 2)
             except queue.Empty:
@@ -197,16 +209,28 @@ class LivePipeline:
                 return
             if batch:
                 self._room.release()
-            results = [self._result(done) for done in batch]
-            now = time.perf_counter()
-            repeats = [self._repeat(lane, now) for lane in self.lanes]
+            with self._health.busy("writer"):
+                results = [self._result(done) for done in batch]
+                now = time.perf_counter()
+                repeats = [self._repeat(lane, now) for lane in self.lanes]
             self._to_sinks(results, [result for result in repeats if result is not None])
-            for result in results:
-                self._written += 1
-                self._last = time.perf_counter()
-                self._told(result)
+            with self._health.busy("writer"):
+                for result in results:
+                    self._written += 1
+                    self._last = time.perf_counter()
+                    self._told(result)
             if self.stop.is_set() and not batch:
                 return
+
+    def _look(self) -> None:
+        """Give up connections that show no sign of life; after a time in which this process did not run they get a moment first."""
+        now = time.perf_counter()
+        if now - self._looked > AWAY_S:
+            self._look_from = now + AGAIN_S
+        self._looked = now
+        if now >= self._look_from:
+            for lane in self.lanes:
+                lane.camera.check(now)
 
     def _told(self, result: Result) -> None:
         try:
@@ -271,7 +295,9 @@ class LivePipeline:
                 wanted = [result for result in wanted if result.picture is not None or not sink.pictures]
             try:
                 for result in wanted:
-                    if not sink.write(result):
+                    with self._health.busy(f"sink {sink.name}"):
+                        more = sink.write(result)
+                    if not more:
                         self.stop.set()
             except Exception as error:
                 self._give_up(sink, error)
@@ -279,9 +305,9 @@ class LivePipeline:
     def _give_up(self, sink: Sink, error: Exception) -> None:
         """One warning; the run is worth more than one of its outputs."""
         words = str(error) if isinstance(error, SinkError) else f"{sink.name} failed: {type(error).__name__}: {error}"
-        log.warning("%s; this output ends here, the run goes on", words)
         self.sinks.remove(sink)
-        with suppress(Exception):
+        log.warning("%s; this output ends here, the run goes on", words)
+        with suppress(Exception), self._health.busy(f"sink {sink.name}"):
             sink.close(complete=False)
 
 

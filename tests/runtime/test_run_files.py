@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 import dkcam
 from dkcam.runtime.frame import Frame
+from dkcam.runtime.health import Health
 from dkcam.runtime.pipeline import Pipeline
 from dkcam.runtime.sinks import open_sink
 from dkcam.tools.run_command import main
@@ -226,7 +227,8 @@ def test_what_has_ended_is_well(model_file: Path, tmp_path: Path, started: Calla
     file = {"camera": 0, "live": True, "file": {"ended": False}}
 
     class Stub:
-        controls = type("Controls", (), {"settings": type("Settings", (), {"paused": False})})
+        controls = type("Controls", (), {"settings": type("Settings", (), {"paused": False}), "changed_at": 0.0})
+        health = Health()
         hub = type("Hub", (), {"published_at": 0.0})
 
         def cameras(self) -> list[dict[str, Any]]:

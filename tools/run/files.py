@@ -14,6 +14,7 @@ import click
 from dkcam.tools.logs import say
 from dkcam.tools.run.shared import (
     Interrupt,
+    Left,
     RunOptions,
     close_all,
     interrupts,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from dkcam.runtime.controls import Controls
     from dkcam.runtime.explainer import Explains
     from dkcam.runtime.frame import Source
+    from dkcam.runtime.health import Health
     from dkcam.runtime.live.page import PageSink
     from dkcam.runtime.result import Result
     from dkcam.runtime.sinks import Sink
@@ -41,13 +43,16 @@ NAMED = 3  # of what could not be read, in the last line
 
 def run_files(options: RunOptions) -> bool:
     """Whether every rule of severity fail held. Errors: DkcamError."""
+    from dkcam.runtime.health import Health
+
     held = True
-    with interrupts() as interrupt:
-        held = _run(options, interrupt)
+    health = Health()
+    with interrupts() as interrupt, health.watched():
+        held = _run(options, interrupt, health)
     return held
 
 
-def _run(options: RunOptions, interrupt: Interrupt) -> bool:
+def _run(options: RunOptions, interrupt: Interrupt, health: Health) -> bool:
     from dkcam.engines.onnxruntime_engine import cores
     from dkcam.errors import SourceError
     from dkcam.files import exists
@@ -71,19 +76,21 @@ def _run(options: RunOptions, interrupt: Interrupt) -> bool:
             rate = next((source.fps for source in opened if source.fps), None)
             for uri in options.sinks:
                 if is_page(uri):
-                    pages.append(open_page(uri, options, controls, lambda: explainer, playing.state))
+                    pages.append(open_page(uri, options, controls, lambda: explainer, playing.state, health=health))
                 else:
                     outputs.append(open_sink(uri, rate))
             watch = live_rules(options.rules, explainer) if options.rules else None
-            files = _Files(options, explainer, [*outputs, *pages], controls, watch, interrupt, playing, paced=bool(pages))
+            files = _Files(options, explainer, [*outputs, *pages], controls, watch, interrupt, playing, health, paced=bool(pages))
+            interrupt.left = Left(health, lambda names: close_all([sink for sink in outputs if sink.name not in names], True, older=older))
             unread = files.run(opened)
             finished = not unread
         finally:
+            interrupt.ending()
             for source in opened:
                 source.close()
             close_all(outputs, finished, older=older)
         if pages and playing.last is not None and not options.max_frames:
-            _stay(pages, playing, explainer, controls, interrupt)
+            _stay(pages, playing, explainer, controls, interrupt, health)
     finally:
         close_all(pages, True)
     if watch is not None:
@@ -140,6 +147,7 @@ class _Files:
     watch: LiveRules | None
     interrupt: Interrupt
     playing: Playing
+    health: Health
     paced: bool
     _unread: dict[str, None] = field(default_factory=dict)  # in order, and in every round the same
 
@@ -194,6 +202,7 @@ class _Files:
                 max_frames=most,
                 pace=(source.fps or PICTURES_A_SECOND) if self.paced else None,
                 on_result=on_result,
+                health=self.health,
             )
             self.interrupt.running = pipeline.stop
             try:
@@ -220,7 +229,9 @@ def _told(unread: Sequence[str], *, done: bool, files: bool) -> str:
     return "; ".join(unread[:NAMED]) + further + rest
 
 
-def _stay(pages: Sequence[PageSink], playing: Playing, explainer: Explains, controls: Controls, interrupt: Interrupt) -> None:
+def _stay(
+    pages: Sequence[PageSink], playing: Playing, explainer: Explains, controls: Controls, interrupt: Interrupt, health: Health
+) -> None:
     """The last picture stays on the page, and changes with its settings, until a signal comes."""
     from dkcam.runtime.delivery import Explained, result_of
 
@@ -237,7 +248,8 @@ def _stay(pages: Sequence[PageSink], playing: Playing, explainer: Explains, cont
         if controls.settings == settings:
             continue
         settings = controls.settings
-        said = explainer.infer(explainer.prepare(result.frame.image), settings.classes, masks=settings.masks)
+        with health.busy("engine"):
+            said = explainer.infer(explainer.prepare(result.frame.image), settings.classes, masks=settings.masks)
         done = Explained(result.frame, said, 0.0, 0.0, 0.0, 0.0, settings.masks)
         again = result_of(done, style=settings.style, watch=None, picture=False, fps=None, dropped=0)
         for page in pages:

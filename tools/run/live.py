@@ -12,6 +12,7 @@ import click
 
 from dkcam.tools.run.shared import (
     Interrupt,
+    Left,
     RunOptions,
     close_all,
     interrupts,
@@ -24,6 +25,7 @@ from dkcam.tools.run.shared import (
 if TYPE_CHECKING:
     from dkcam.runtime.controls import Controls
     from dkcam.runtime.explainer import Explains
+    from dkcam.runtime.health import Health
     from dkcam.runtime.live.camera import Camera
     from dkcam.runtime.live.flight import FlightRecorder
     from dkcam.runtime.live.recovery import Recovery
@@ -32,13 +34,16 @@ if TYPE_CHECKING:
 
 def run_live(options: RunOptions) -> bool:
     """Whether every rule of severity fail held. Errors: DkcamError."""
+    from dkcam.runtime.health import Health
+
     held = True
-    with interrupts() as interrupt:
-        held = _run(options, interrupt)
+    health = Health()
+    with interrupts() as interrupt, health.watched():
+        held = _run(options, interrupt, health)
     return held
 
 
-def _run(options: RunOptions, interrupt: Interrupt) -> bool:
+def _run(options: RunOptions, interrupt: Interrupt, health: Health) -> bool:
     from dkcam.runtime.live.camera import Camera, stop_all
     from dkcam.runtime.live.decoder import Decoder
     from dkcam.runtime.live.pipeline import LivePipeline
@@ -47,7 +52,7 @@ def _run(options: RunOptions, interrupt: Interrupt) -> bool:
     settle_process()
     news = threading.Condition()
     cameras = [
-        Camera(number, uri, Decoder(uri, options.frame_timeout, options.limits), news, timeout_s=options.frame_timeout)
+        Camera(number, uri, Decoder(uri, options.frame_timeout, options.limits), news, timeout_s=options.frame_timeout, health=health)
         for number, uri in enumerate(options.sources)
     ]
     outputs: list[Sink] = []
@@ -58,7 +63,7 @@ def _run(options: RunOptions, interrupt: Interrupt) -> bool:
         controls = options.controls()
         watches = {c.number: live_rules(options.rules, recovery.explainer, quiet=c.number > 0) for c in cameras} if options.rules else {}
         flight = _flight(options, recovery)
-        _open_outputs(options, outputs, cameras, recovery, controls, flight)
+        _open_outputs(options, outputs, cameras, recovery, controls, flight, health)
         recovery.explainer.warm_up()
         summaries = {camera.number: RunSummary() for camera in cameras}
 
@@ -78,9 +83,11 @@ def _run(options: RunOptions, interrupt: Interrupt) -> bool:
             max_age_s=options.max_age,
             max_frames=options.max_frames,
             on_result=on_result,
+            health=health,
         )
         _listen(outputs, controls, flight)
         interrupt.on_usr1 = partial(flight.dump_soon, "SIGUSR1") if flight else None
+        interrupt.left = Left(health, lambda names: close_all([sink for sink in pipeline.sinks if sink.name not in names], True))
         interrupt.running = pipeline.stop
         done = pipeline.run()
         outputs[:] = pipeline.sinks  # without those that failed on the way
@@ -88,6 +95,7 @@ def _run(options: RunOptions, interrupt: Interrupt) -> bool:
             flight.finish(1.0)
         finished = True
     finally:
+        interrupt.ending()
         stop_all(cameras)
         close_all(outputs, finished)
     for camera in cameras:
@@ -156,7 +164,13 @@ def _flight(options: RunOptions, recovery: Recovery) -> FlightRecorder | None:
 
 
 def _open_outputs(
-    options: RunOptions, outputs: list[Sink], cameras: list[Camera], recovery: Recovery, controls: Controls, flight: FlightRecorder | None
+    options: RunOptions,
+    outputs: list[Sink],
+    cameras: list[Camera],
+    recovery: Recovery,
+    controls: Controls,
+    flight: FlightRecorder | None,
+    health: Health,
 ) -> None:
     from dkcam.runtime.sinks import OfCamera, open_sink
     from dkcam.tools.run.page import open_page
@@ -164,8 +178,19 @@ def _open_outputs(
     for uri in options.sinks:
         if is_page(uri):
             dump, states = flight.dump if flight else None, partial(_states, cameras)
-            page = open_page(uri, options, controls, lambda: recovery.explainer, states, cameras=cameras, recovery=recovery, dump=dump)
-            outputs.append(page)
+            outputs.append(
+                open_page(
+                    uri,
+                    options,
+                    controls,
+                    lambda: recovery.explainer,
+                    states,
+                    health=health,
+                    cameras=cameras,
+                    recovery=recovery,
+                    dump=dump,
+                )
+            )
         elif "{camera}" in uri:
             for camera in cameras:
                 sink = open_sink(uri.replace("{camera}", str(camera.number)), live=True, rotation=options.rotation)

@@ -13,6 +13,7 @@ from dkcam.tools.run.shared import RunOptions
 if TYPE_CHECKING:
     from dkcam.runtime.controls import Controls
     from dkcam.runtime.explainer import Explains
+    from dkcam.runtime.health import Health
     from dkcam.runtime.live.camera import Camera
     from dkcam.runtime.live.page import PageSink
     from dkcam.runtime.live.recovery import Recovery
@@ -25,6 +26,7 @@ def open_page(
     explainer: Callable[[], Explains],
     states: Callable[[], list[dict[str, Any]]],
     *,
+    health: Health,
     cameras: Sequence[Camera] = (),
     recovery: Recovery | None = None,
     dump: Callable[[str], Path | None] | None = None,
@@ -40,7 +42,8 @@ def open_page(
 
     name = options.model.name
     hub, pictures = Hub(options.max_age), PictureDecoder(options.limits)
-    context = Context(name, controls, explainer, Metrics(cameras, recovery, name), states, dump, hub, pictures)
+    metrics = Metrics(cameras, recovery, name, health)
+    context = Context(name, controls, explainer, metrics, states, dump, hub, pictures, health)
     page = PageSink(uri, context, token=options.token)
     click.echo(f"live page: {page.name}")
     return page

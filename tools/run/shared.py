@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from dkcam.tools import streams
 from dkcam.tools.cli import progress_line
 from dkcam.tools.logs import say
 
 if TYPE_CHECKING:
     from dkcam.runtime.controls import Controls
     from dkcam.runtime.explainer import Explains
+    from dkcam.runtime.health import Health
     from dkcam.runtime.live.stream import Limits
     from dkcam.runtime.recording import Rotation
     from dkcam.runtime.sinks import Sink
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
 
 
 LAST_S = 10.0  # from a signal to the end, whatever hangs
+HUNG_S = 0.8  # from a signal on, in one call: an output that is left behind
+CLOSE_S = 0.7  # for the others, then
+LOOK_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -149,36 +156,85 @@ def settle_process() -> None:
     keep_freed_memory()
 
 
+@dataclass(frozen=True)
+class Left:
+    """What is left to do where an output never comes back. health: knows which. close: the others, given the names of those."""
+
+    health: Health
+    close: Callable[[Collection[str]], None]
+
+    def writing(self) -> dict[object, str]:
+        """Calls of outputs that are under way now, and which output."""
+        return {call: stage.removeprefix("sink ") for call, stage in self.health.inside().items() if stage.startswith("sink ")}
+
+
 @dataclass
 class Interrupt:
-    """What signals do. running: what to stop; before there is something, a signal breaks off. by: the signal that came."""
+    """What signals do. running: what to stop; before there is something, a signal breaks off. by: the signal that came. left: see
+    ``Left``.
+
+    Python's own handlers run in the main thread, between two of its steps, which never come while that is inside native code: a
+    driver, a file system that is gone. So a thread hears of signals, too, and sees to it that the process ends.
+    """
 
     running: threading.Event | None = None
     by: str = ""
     on_usr1: Callable[[], None] | None = None
-    _last: threading.Timer | None = None
+    left: Left | None = None
+    _ended: threading.Event = field(default_factory=threading.Event)
+    _end: threading.Lock = field(default_factory=threading.Lock)  # whoever holds it closes the outputs
 
     def handle(self, number: int, frame: Any) -> None:
         again = bool(self.by)
-        self.by = self.by or ("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
+        self.by = self.by or _named(number)
         if again and number == signal.SIGINT:
             self.by = ""
             raise KeyboardInterrupt
-        if self._last is None:
-            self._last = threading.Timer(LAST_S, self._give_up)
-            self._last.daemon = True
-            self._last.start()
         if self.running is not None:
             self.running.set()
         elif not again:
             raise KeyboardInterrupt
 
-    def _give_up(self) -> None:
-        """Something is inside native code that does not come back: a driver, a file system that is gone."""
-        say(
-            "error", f"stopped by {self.by}, but an output or the engine did not end within {LAST_S:.0f} s; what it had not written is lost"
-        )
+    def listen(self, ears: socket.socket) -> None:
+        """Until the other end is closed. A byte comes for every signal, whatever the main thread does."""
+        with ears:
+            while numbers := ears.recv(64):
+                ending = [number for number in numbers if number in (signal.SIGINT, signal.SIGTERM)]
+                if ending:
+                    self._see_to_the_end(_named(ending[0]))
+                    return
+
+    def _see_to_the_end(self, by: str) -> None:
+        start = time.monotonic()
+        if self.running is not None:
+            self.running.set()
+        since: dict[object, float] = {}
+        while not self._ended.wait(LOOK_S):
+            now = time.monotonic()
+            writing = self.left.writing() if self.left is not None else {}
+            since = {call: since.get(call, now) for call in writing}
+            hung = {writing[call] for call, at in since.items() if now - at > HUNG_S}
+            if hung and self.left is not None and self._end.acquire(blocking=False):
+                self._leave(by, hung, self.left)
+            if now - start > LAST_S:
+                words = f"an output or the engine did not end within {LAST_S:.0f} s; what it had not written is lost"
+                say("error", f"stopped by {by}, but {words}")
+                streams.finish()
+                os._exit(1)
+
+    def _leave(self, by: str, hung: Collection[str], left: Left) -> None:
+        """Close what can be closed, and end the process over what cannot."""
+        closing = threading.Thread(target=left.close, args=[{*hung, "window:"}], daemon=True)
+        closing.start()
+        closing.join(CLOSE_S)
+        say("error", f"stopped by {by}, but {' and '.join(sorted(hung))} did not answer; what it had not written is lost")
+        streams.finish()
         os._exit(1)
+
+    def ending(self) -> None:
+        """The outputs are being closed, by the caller: does not come back where that is being done already."""
+        if not self._end.acquire(blocking=False):
+            threading.Event().wait()
 
     def usr1(self, number: int, frame: Any) -> None:
         if self.on_usr1 is not None:
@@ -192,8 +248,11 @@ class Interrupt:
 
     def done(self) -> None:
         """Everything has ended."""
-        if self._last is not None:
-            self._last.cancel()
+        self._ended.set()
+
+
+def _named(number: int) -> str:
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
 @contextmanager
@@ -203,6 +262,10 @@ def interrupts() -> Iterator[Interrupt]:
     handlers: dict[int, Any] = {signal.SIGINT: found.handle, signal.SIGTERM: found.handle}
     if hasattr(signal, "SIGUSR1"):
         handlers[signal.SIGUSR1] = found.usr1
+    ears, mouth = socket.socketpair()
+    mouth.setblocking(False)
+    deaf = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=found.listen, args=[ears], name="signals", daemon=True).start()
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield found
@@ -214,6 +277,8 @@ def interrupts() -> Iterator[Interrupt]:
         found.done()
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(deaf)
+        mouth.close()
 
 
 @contextmanager

@@ -2,18 +2,24 @@
 
 Host    must name this server: else a foreign site could reach it under a name of its own (DNS rebinding)
 Origin  where a browser sends one, must be this server's
-token   where one is set: "Authorization: Bearer …", or the cookie that the login page gives
+token   where one is set: "Authorization: Bearer …", or the cookie that the login page gives. Who gives wrong ones waits longer and
+        longer; who has the cookie does not, whatever others try from his address
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+import math
 import secrets
 import socket
+import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from dkcam.runtime.live.page.places import place_of
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -22,12 +28,38 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 WITHOUT_TOKEN = ("/healthz", "/page.css")
 BODY_S = 10.0  # for a request's body to arrive
-WRONG_TOKEN_S = 0.5  # an answer to a wrong token takes this long
+KNOWN = "dkcam.known"  # in the scope of a request that may see everything
+FREE_GUESSES = 10  # wrong tokens of an address before it has to wait: 1 s, 2 s, 4 s, …
+LONGEST_WAIT_S = 60.0
+FORGOTTEN_S = 600.0  # after the last wrong one
+MOST_GUESSERS = 1024
 LOGIN = """<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>dkcam</title>
 <link rel="stylesheet" href="/page.css"><main class="login"><h1>dkcam</h1><p>This page needs the token that dk-run was started with.</p>
 <form method="post" action="/login"><input type="password" name="token" autofocus required aria-label="token">
 <button>Open</button></form></main>
 """
+
+
+class Guesses:
+    """Wrong tokens, by the address they came from. now: of time.monotonic. Of too many addresses the one that was wrong longest ago
+    is forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    def wait_s(self, address: str, now: float) -> float:
+        """Until the address may try again; 0 for now."""
+        count, at = self._wrong.get(address, (0, now))
+        if count < FREE_GUESSES or now - at > FORGOTTEN_S:
+            return 0.0
+        return max(0.0, at + min(2.0 ** min(count - FREE_GUESSES, 30), LONGEST_WAIT_S) - now)
+
+    def wrong(self, address: str, now: float) -> None:
+        count, at = self._wrong.pop(address, (0, now))
+        self._wrong[address] = (1 if now - at > FORGOTTEN_S else count + 1), now
+        if len(self._wrong) > MOST_GUESSERS:
+            self._wrong.popitem(last=False)
 
 
 class Access:
@@ -42,6 +74,7 @@ class Access:
         self._session = secrets.token_urlsafe(32)
         own = socket.gethostname().lower()
         self._hosts = hosts | {"localhost", own, f"{own}.local"}
+        self._guesses = Guesses()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -52,16 +85,35 @@ class Access:
         if refusal is not None:
             await _refuse(scope, receive, send, 403, refusal)
             return
-        if self._token is None or scope["path"] in WITHOUT_TOKEN or self._known(headers):
-            await self._app(scope, receive, send)
-        elif scope["type"] == "http" and scope["path"] == "/login" and scope["method"] == "POST":
-            await self._login(scope, receive, send)
-        else:
-            if "authorization" in headers:
-                await asyncio.sleep(WRONG_TOKEN_S)
+        if self._token is None or self._has_cookie(headers):
+            scope[KNOWN] = True
+        elif scope["path"] not in WITHOUT_TOKEN:
+            if scope["type"] == "http" and scope["path"] == "/login" and scope["method"] == "POST":
+                await self._login(scope, receive, send)
+                return
             page = scope["type"] == "http" and "text/html" in headers.get("accept", "")
             words = LOGIN if page else "a token is needed: send it as Authorization: Bearer …, or open / in a browser\n"
-            await _refuse(scope, receive, send, 401, words, html=page)
+            if "authorization" not in headers:
+                await _refuse(scope, receive, send, 401, words, html=page)
+                return
+            if not await self._guess(scope, receive, send, _bearer(headers["authorization"]), words, html=page):
+                return
+            scope[KNOWN] = True
+        await self._app(scope, receive, send)
+
+    async def _guess(self, scope: Message, receive: Receive, send: Send, given: bytes, words: str, *, html: bool) -> bool:
+        """Whether it is the token; where not, the request is answered. Nobody's connection waits for that."""
+        address, now = place_of((scope.get("client") or ("",))[0]), time.monotonic()
+        wait = self._guesses.wait_s(address, now)
+        if wait:
+            told = f"too many wrong tokens came from this address; try again in {wait:.0f} s\n"
+            await _refuse(scope, receive, send, 429, told, (b"retry-after", b"%d" % math.ceil(wait)))
+            return False
+        if self._token is not None and secrets.compare_digest(given, self._token):
+            return True
+        self._guesses.wrong(address, now)
+        await _refuse(scope, receive, send, 401, words, html=html)
+        return False
 
     def _foreign(self, headers: dict[str, str]) -> str | None:
         """Why a request does not come from this server's own page, or None."""
@@ -86,29 +138,28 @@ class Access:
         except ValueError:
             return name.rstrip(".") in self._hosts
 
-    def _known(self, headers: dict[str, str]) -> bool:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self._right(given.strip().encode("latin-1")):
-            return True
+    def _has_cookie(self, headers: dict[str, str]) -> bool:
         held = [part.strip().partition("=") for part in headers.get("cookie", "")[:8192].split(";")]
         return any(
             name == self._cookie and secrets.compare_digest(value.encode("latin-1"), self._session.encode()) for name, _, value in held
         )
 
-    def _right(self, given: bytes) -> bool:
-        return self._token is not None and secrets.compare_digest(given, self._token)
-
     async def _login(self, scope: Message, receive: Receive, send: Send) -> None:
         body = await read_body(receive, 4096)
         fields = parse_qs(body.decode("utf-8", "replace")) if body is not None else {}
-        if not self._right(fields.get("token", [""])[0].encode("utf-8", "replace")):
-            await asyncio.sleep(WRONG_TOKEN_S)
-            await _refuse(scope, receive, send, 401, LOGIN, html=True)
+        given = fields.get("token", [""])[0].encode("utf-8", "replace")
+        if not await self._guess(scope, receive, send, given, LOGIN, html=True):
             return
         cookie = f"{self._cookie}={self._session}; HttpOnly; SameSite=Strict; Path=/"
         headers = [(b"location", b"/"), (b"set-cookie", cookie.encode())]
         await send({"type": "http.response.start", "status": 303, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
+
+
+def _bearer(header: str) -> bytes:
+    """The token in an Authorization header; empty, which no token is, where there is none."""
+    scheme, _, given = header.partition(" ")
+    return given.strip().encode("latin-1") if scheme.lower() == "bearer" else b""
 
 
 def _place(origin: str) -> str | None:
@@ -139,12 +190,14 @@ async def _body(receive: Receive, most: int) -> bytes | None:
             return bytes(body)
 
 
-async def _refuse(scope: Message, receive: Receive, send: Send, status: int, words: str, *, html: bool = False) -> None:
+async def _refuse(
+    scope: Message, receive: Receive, send: Send, status: int, words: str, *more: tuple[bytes, bytes], html: bool = False
+) -> None:
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.close", "code": 1008})
         return
     kind = b"text/html; charset=utf-8" if html else b"text/plain; charset=utf-8"
-    headers = [(b"content-type", kind), (b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
+    headers = [(b"content-type", kind), (b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"), *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": words.encode()})

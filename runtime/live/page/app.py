@@ -28,6 +28,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from dkcam.errors import DkcamError, EngineError, InputError
 from dkcam.runtime.controls import Controls
 from dkcam.runtime.explainer import Explains, class_number
+from dkcam.runtime.health import Health
 from dkcam.runtime.live.decoder import PictureDecoder
 from dkcam.runtime.live.page.access import Message, Receive, Send, read_body
 from dkcam.runtime.live.page.hub import Closing, Hub, encode
@@ -53,7 +54,7 @@ POLICY += "; base-uri 'none'; frame-ancestors 'none'"
 class Context:
     """What the page shows and changes. cameras: state of each, as JSON. explainer: the one that runs now.
 
-    dump: writes the flight recorder's memory and names the file, or None. pictures: decodes what clients send.
+    dump: writes the flight recorder's memory and names the file, or None. health: of the run. pictures: decodes what clients send.
     """
 
     model: str
@@ -64,6 +65,7 @@ class Context:
     dump: Callable[[str], Path | None] | None = None
     hub: Hub = field(default_factory=Hub)
     pictures: PictureDecoder = field(default_factory=PictureDecoder)
+    health: Health = field(default_factory=Health)
 
     def state(self) -> dict[str, Any]:
         explainer, settings = self.explainer(), self.controls.settings
@@ -223,11 +225,18 @@ class Page:
     async def _health(self, request: Request) -> Response:
         cameras = self._context.cameras()
         lost = [camera["camera"] for camera in cameras if not camera["live"]]
-        silent = time.monotonic() - self._hub.published_at > SILENT_S and not self._context.controls.settings.paused
-        ended = any(camera.get("file", {}).get("ended") for camera in cameras)
-        stuck = silent and len(lost) < len(cameras) and not ended  # frames come, and nothing is made of them
-        status = "degraded" if lost or stuck else "ok"
-        return JSONResponse({"status": status, "lost": lost, "engine": "stuck" if stuck else "ok"}, 200 if status == "ok" else 503)
+        stuck = list(self._context.health.stuck())
+        engine = "stuck" if "engine" in stuck or self._nothing_explained(cameras) else "ok"
+        status = "degraded" if lost or stuck or engine != "ok" else "ok"
+        return JSONResponse({"status": status, "lost": lost, "engine": engine, "stuck": stuck}, 200 if status == "ok" else 503)
+
+    def _nothing_explained(self, cameras: Sequence[dict[str, Any]]) -> bool:
+        """Pictures come, and for long nothing has been made of them, whatever the reason."""
+        controls = self._context.controls
+        since = time.monotonic() - max(self._hub.published_at, controls.changed_at)
+        if since <= SILENT_S or controls.settings.paused or any(camera.get("file", {}).get("ended") for camera in cameras):
+            return False
+        return any(camera["live"] and (camera.get("age_s") or 0.0) < since for camera in cameras)
 
     async def _metrics(self, request: Request) -> Response:
         return PlainTextResponse(self._context.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

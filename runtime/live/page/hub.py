@@ -80,7 +80,8 @@ class Hub:
         with self._lock:
             self._version += 1
             self._newest[result.frame.camera] = _Published(self._version, result, style, fps, time.monotonic())
-        self.published_at = time.monotonic()
+        if not result.repeated:  # an old picture is no sign of life
+            self.published_at = time.monotonic()
         if self.viewers and self._loop is not None:
             with suppress(RuntimeError):  # the server is closing
                 self._loop.call_soon_threadsafe(self._wake)

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from dkcam.runtime.health import Health
 from dkcam.runtime.live.camera import Camera
 from dkcam.runtime.live.recovery import Recovery
 from dkcam.runtime.result import Result
@@ -19,7 +20,7 @@ BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5,
 class Metrics:
     """One registry a run."""
 
-    def __init__(self, cameras: Sequence[Camera], recovery: Recovery | None, model: str) -> None:
+    def __init__(self, cameras: Sequence[Camera], recovery: Recovery | None, model: str, health: Health | None = None) -> None:
         self._registry = CollectorRegistry()
         options: dict[str, Any] = {"registry": self._registry}
         self._frames = Counter("dkcam_frames", "Frames explained.", ["camera"], **options)
@@ -29,7 +30,7 @@ class Metrics:
         self._stage = Histogram("dkcam_stage_seconds", "Time in a stage.", ["stage"], buckets=BUCKETS, **options)
         self._alarms = Counter("dkcam_alarms", "Frames in which a rule was broken.", ["rule", "severity"], **options)
         self._stale = Counter("dkcam_stale_frames", "Frames that were older than --max-age when they were drawn.", ["camera"], **options)
-        self._registry.register(_State(cameras, recovery, model))
+        self._registry.register(_State(cameras, recovery, model, health or Health()))
 
     def count(self, result: Result) -> None:
         if result.repeated:
@@ -51,8 +52,8 @@ class Metrics:
 class _State(Collector):
     """What is counted elsewhere, read when asked."""
 
-    def __init__(self, cameras: Sequence[Camera], recovery: Recovery | None, model: str) -> None:
-        self._cameras, self._recovery, self._model = cameras, recovery, model
+    def __init__(self, cameras: Sequence[Camera], recovery: Recovery | None, model: str, health: Health) -> None:
+        self._cameras, self._recovery, self._model, self._health = cameras, recovery, model, health
 
     def collect(self) -> Iterable[Metric]:
         up = GaugeMetricFamily("dkcam_camera_up", "Whether the camera sends frames.", labels=["camera", "source"])
@@ -69,6 +70,10 @@ class _State(Collector):
                 family.add_metric([str(camera.number)], getattr(camera, name))
         yield up
         yield from counters.values()
+        hangs = GaugeMetricFamily("dkcam_stage_hangs_seconds", "For how long a stage has hung; 0 while it answers.", labels=["stage"])
+        for stage, seconds in self._health.stages().items():
+            hangs.add_metric([stage], seconds)
+        yield hangs
         if self._recovery is not None:
             yield CounterMetricFamily("dkcam_engine_failures", "Frames the engine failed on.", value=self._recovery.failures)
             yield CounterMetricFamily("dkcam_engine_rebuilt", "Engines opened again.", value=self._recovery.rebuilt)

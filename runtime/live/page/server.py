@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from dkcam.errors import SinkError, install
+from dkcam.runtime.health import Health
+from dkcam.runtime.live.page.access import KNOWN, Access
+from dkcam.runtime.live.page.places import Places, place_of
 from dkcam.runtime.result import Result
 
 if TYPE_CHECKING:
@@ -23,9 +26,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("dkcam")
 
 SEND_BUFFER = 256 << 10  # bytes the system may hold for a client: more would only be older pictures
-MOST_CONNECTIONS = 64
 WORKERS = 2  # threads that encode, and explain
-REQUEST_S = 15.0  # from a connection, or the last answer, to a whole request
+HEADERS_S = 5.0  # from a connection to the end of its first request's headers
+REQUEST_S = 15.0  # on which nothing moves: until a next request is whole, until an answer is taken
+BEAT_S = 0.5
+LEAVE_S = 0.5  # that the end of a run waits for the page
 
 
 def address(uri: str) -> tuple[str, int]:
@@ -67,7 +72,6 @@ class PageSink:
     def __init__(self, uri: str, context: Context, *, token: str | None) -> None:
         import uvicorn
 
-        from dkcam.runtime.live.page.access import Access
         from dkcam.runtime.live.page.app import Page
 
         host, port = address(uri)
@@ -87,7 +91,6 @@ class PageSink:
             ws="websockets-sansio",
             ws_max_size=1 << 16,
             ws_per_message_deflate=False,
-            limit_concurrency=MOST_CONNECTIONS,
             timeout_keep_alive=10,
             timeout_graceful_shutdown=1,
             server_header=False,
@@ -101,7 +104,9 @@ class PageSink:
         async def serve() -> None:
             asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WORKERS, "page worker"))
             self._context.hub.attach()
+            beating = asyncio.create_task(_beat(self._context.health))
             await self._server.serve(sockets=[self._socket])
+            beating.cancel()
 
         try:
             asyncio.run(serve())
@@ -121,8 +126,16 @@ class PageSink:
         self._context.hub.close()
         self._context.pictures.close()
         self._server.should_exit = True
-        self._thread.join(1.5)
+        self._thread.join(LEAVE_S)
         self._socket.close()
+
+
+async def _beat(health: Health) -> None:
+    """The page's loop answers, and has a thread to encode pictures with."""
+    while True:
+        with health.busy("page"):
+            await asyncio.to_thread(int)
+            await asyncio.sleep(BEAT_S)
 
 
 def _quiet(server: type) -> type:
@@ -137,27 +150,51 @@ def _quiet(server: type) -> type:
 
 
 def _impatient() -> type[asyncio.Protocol]:
-    """uvicorn's HTTP, which waits for the end of a request for ever: a client that never ends one would hold its place."""
+    """uvicorn's HTTP, which takes in everybody and waits for the end of a request for ever."""
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
+    places = Places()
+
     class Impatient(H11Protocol):
+        """A guest, see ``places``; a connection on which nothing moves is cut."""
+
+        address = ""
         _stuck_since: float | None = None
         _unsent = 0
+        _shown = False
         _lost = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            if len(self.connections) > MOST_CONNECTIONS:
-                transport.abort()
-            else:
-                self._look()
+            self.address = place_of(self.client[0] if self.client else "")
+            places.enter(self)
+            self._look()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._lost = True
             super().connection_lost(exc)
 
+        @property
+        def gone(self) -> bool:
+            return self._lost or self.transport.is_closing()
+
+        @property
+        def known(self) -> bool:
+            scope = getattr(self.transport.get_protocol(), "scope", None) or {}  # of the WebSocket, where it is one by now
+            self._shown = self._shown or bool(scope.get(KNOWN))
+            return self._shown
+
+        @property
+        def idle(self) -> bool:
+            if self.transport.get_protocol() is not self:
+                return False
+            return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
+
+        def leave(self) -> None:
+            self.transport.abort()
+
         def _look(self) -> None:
-            """Every few seconds: a connection on which nothing moves is cut."""
+            """Now and then: a connection on which nothing moves is cut."""
             transport, now = self.transport, self.loop.time()
             if self._lost or getattr(transport.get_protocol(), "handshake_complete", False):  # gone, or a WebSocket by now
                 return
@@ -168,10 +205,10 @@ def _impatient() -> type[asyncio.Protocol]:
                 self._stuck_since = None
             elif self._stuck_since is None:
                 self._stuck_since = now
-            elif now - self._stuck_since > REQUEST_S:
+            elif now - self._stuck_since > (HEADERS_S if self.cycle is None else REQUEST_S):
                 transport.abort()
                 return
-            self.loop.call_later(REQUEST_S / 4, self._look)
+            self.loop.call_later(min(HEADERS_S, REQUEST_S) / 4, self._look)
 
     return Impatient
 
@@ -186,7 +223,7 @@ def _bound(uri: str, host: str, port: int) -> socket.socket:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # the accepted connections inherit it
         bound.bind(place)
-        bound.listen(64)
+        bound.listen(128)
     except OSError as error:
         bound.close()
         raise SinkError(f"{uri} cannot be served: {(error.strerror or str(error)).lower()}; choose another port") from error

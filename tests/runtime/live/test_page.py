@@ -28,7 +28,7 @@ from dkcam.errors import InputError, SinkError
 from dkcam.runtime.controls import Controls, Style
 from dkcam.runtime.delivery import Explained, result_of
 from dkcam.runtime.frame import Frame
-from dkcam.runtime.live.page import PageSink
+from dkcam.runtime.live.page import PageSink, places
 from dkcam.runtime.live.page import app as app_module
 from dkcam.runtime.live.page import server as server_module
 from dkcam.runtime.live.page.app import Context, changes
@@ -221,12 +221,12 @@ def test_a_snapshot_is_the_whole_picture(feed: Feed) -> None:
 
 
 def test_health_and_metrics(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert feed.json("GET", "/healthz") == (200, {"status": "ok", "lost": [], "engine": "ok"})
+    assert feed.json("GET", "/healthz") == (200, {"status": "ok", "lost": [], "engine": "ok", "stuck": []})
     feed.live[1] = False
-    assert feed.json("GET", "/healthz") == (503, {"status": "degraded", "lost": [1], "engine": "ok"})
+    assert feed.json("GET", "/healthz") == (503, {"status": "degraded", "lost": [1], "engine": "ok", "stuck": []})
     feed.live[1] = True
     monkeypatch.setattr(app_module, "SILENT_S", -1.0)
-    assert feed.json("GET", "/healthz") == (503, {"status": "degraded", "lost": [], "engine": "stuck"})
+    assert feed.json("GET", "/healthz") == (503, {"status": "degraded", "lost": [], "engine": "stuck", "stuck": []})
     from prometheus_client.parser import text_string_to_metric_families
 
     found = {family.name: family for family in text_string_to_metric_families(feed.ask("GET", "/metrics")[2].decode())}
@@ -456,6 +456,7 @@ def test_noise_on_the_wire_kills_nothing(feed: Feed) -> None:
 
 def test_a_request_that_never_ends_is_let_go(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "REQUEST_S", 0.4)
+    monkeypatch.setattr(server_module, "HEADERS_S", 0.4)
     feed = Feed(model_file)
     try:
         begun = b"GET /state HTTP/1.1\r\nHost: localhost\r\n"
@@ -476,7 +477,7 @@ def test_a_request_that_never_ends_is_let_go(model_file: Path, monkeypatch: pyte
 
 
 def test_more_connections_than_there_is_room_for(feed: Feed) -> None:
-    held = [socket.create_connection(("127.0.0.1", feed.page.port), timeout=5) for _ in range(server_module.MOST_CONNECTIONS + 20)]
+    held = [socket.create_connection(("127.0.0.1", feed.page.port), timeout=5) for _ in range(places.MOST_OF_OWN + 20)]
     time.sleep(0.3)
     cut = 0
     for client in held:

@@ -9,6 +9,7 @@ from collections import Counter
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -21,6 +22,7 @@ from dkcam.export.exporter import export
 from dkcam.export.options import ExportOptions
 from dkcam.runtime.controls import Controls, Style
 from dkcam.runtime.explainer import Explainer
+from dkcam.runtime.live import pipeline as pipeline_module
 from dkcam.runtime.live import recovery as recovery_module
 from dkcam.runtime.live.camera import Camera
 from dkcam.runtime.live.link import Gone
@@ -317,6 +319,24 @@ def test_a_picture_that_takes_for_ever_to_decode_holds_nobody_up(model_file: Pat
     assert len(good) > 0.8 * len(alone.results)
     assert slow.asked == 1 if delay is None else 2 <= slow.asked <= 6
     assert sum(result.frame.camera == 0 for result in beside.results) == (0 if delay is None else pytest.approx(slow.asked, abs=1))
+
+
+def test_connections_get_a_moment_after_a_time_in_which_this_process_did_not_run(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(pipeline_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    link, news = Scripted(), threading.Condition()
+    pipeline = LivePipeline([Camera(0, "camera", link, news, timeout_s=30.0)], news, plain(model_file), [])
+    for _ in range(10):
+        now[0] += 0.2
+        pipeline._look()
+    now[0] += 60  # stopped, and what came meanwhile has not been heard yet
+    link.late = "its driver has not answered for 6 s"
+    for _ in range(3):
+        pipeline._look()
+        now[0] += 0.2
+    assert link.why == ""
+    pipeline._look()
+    assert link.why == link.late
 
 
 def test_a_picture_that_is_gone_counts_as_dropped_and_not_as_damaged(model_file: Path) -> None:

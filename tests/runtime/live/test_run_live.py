@@ -113,7 +113,6 @@ def test_a_signal_before_the_first_frame_ends_the_run_well(model_file: Path, tmp
         assert not list(tmp_path.glob("*.jsonl"))
 
 
-# native code that does not come back is stood in for by a sleep, which signals do not end either
 HUNG_ENGINE = """
 from dkcam.runtime.explainer import Explainer
 said, before = [], Explainer.infer_many
@@ -124,19 +123,21 @@ def infer_many(self, *given, **more):
 Explainer.infer_many = infer_many
 """
 HUNG_SINK = """
+import ctypes
 from dkcam.runtime.recording import Video
-from dkcam.tools.run import shared
-shared.LAST_S, written, before = 1.0, [], Video.write
+written, before = [], Video.write
+lock, libc = ctypes.create_string_buffer(256), ctypes.CDLL(None)
 def write(self, result):
     written.append(1)
     if len(written) > 8:
-        time.sleep(30)
+        for _ in range(2):
+            libc.pthread_mutex_lock(lock)  # the second time for ever, and no signal ends it
     return before(self, result)
 Video.write = write
 """
 
 
-@pytest.mark.parametrize(("patch", "code", "words"), [(HUNG_ENGINE, 0, "stopped by SIGTERM"), (HUNG_SINK, 1, "did not end within 1 s")])
+@pytest.mark.parametrize(("patch", "code", "words"), [(HUNG_ENGINE, 0, "stopped by SIGTERM"), (HUNG_SINK, 1, "o.mp4 did not answer")])
 def test_an_engine_or_an_output_that_hangs_is_left_behind(
     model_file: Path, server: CameraServer, tmp_path: Path, patch: str, code: int, words: str
 ) -> None:
@@ -144,8 +145,9 @@ def test_an_engine_or_an_output_that_hangs_is_left_behind(
     run.wait_for(tmp_path / "e.jsonl")
     time.sleep(1.0)  # it hangs by now
     children = run.decoders()
-    ended, seconds, _ = run.end()
+    ended, seconds, out = run.end()
     assert ended == code and seconds < 2.5 and words in run.said.read_text(), run.said.read_text()
+    assert "wrote e.jsonl" in out
     assert all(line["frame"] >= 0 for line in lines(tmp_path / "e.jsonl"))
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 2)
 
