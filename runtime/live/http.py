@@ -73,6 +73,8 @@ class Body:
 
     def waiting(self) -> int:
         """Bytes that have arrived and that nobody has read."""
+        if self._response.isclosed():
+            return 0
         try:
             return int(struct.unpack("i", fcntl.ioctl(self._response.fileno(), termios.FIONREAD, bytes(4)))[0])
         except (OSError, ValueError):  # the connection is over
