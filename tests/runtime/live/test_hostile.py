@@ -183,7 +183,7 @@ def test_a_backlog_in_the_connection_is_seen(server: CameraServer) -> None:
     assert np.median([next(grabs)[1] for _ in range(30)]) < 0.1
     time.sleep(1.5)
     assert max(next(grabs)[1] for _ in range(10)) > 0.3
-    server.faults.append("end")
+    server.faults.append("cut")
     with suppress(SourceError):  # "the connection was closed", where the system says so
         for _, late in grabs:
             assert late >= 0
