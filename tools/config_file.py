@@ -11,6 +11,7 @@ import click
 
 from dkcam.errors import DataError, DkcamError
 from dkcam.files import read_file
+from dkcam.tools.logs import say
 
 
 def config_option(function: Any) -> Any:
@@ -31,7 +32,7 @@ def _load(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
     try:
         ctx.default_map = {**(ctx.default_map or {}), **read_config(ctx, path)}
     except DkcamError as error:
-        click.echo("error: " + " ".join(str(error).split()), err=True)
+        say("error", " ".join(str(error).split()))
         ctx.exit(1)
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from dkcam.tools import logs
-from dkcam.tools.cli import LIST, ROTATION, SecondsType, engine_options, grid_options, run_and_leave, user_errors, version_option
+from dkcam.tools.cli import LIST, ROTATION, Command, SecondsType, engine_options, grid_options, run_and_leave, user_errors, version_option
 from dkcam.tools.config_file import config_option
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--model", type=click.Path(path_type=Path), help="An .onnx file of dk-export. Default: ./model.onnx, else the demo model.")
 @click.option("--camera", "cameras", type=int, multiple=True, help="Camera number.")
 @click.option(

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from dkcam.tools.run.shared import RunOptions
+from dkcam.tools.terminal import echo
 
 if TYPE_CHECKING:
     from dkcam.runtime.controls import Controls
@@ -40,5 +39,5 @@ def open_page(
     name = options.model.name
     context = Context(name, controls, explainer, Metrics(cameras, recovery, name), states, dump, Hub(options.max_age))
     page = PageSink(uri, context, token=options.token)
-    click.echo(f"live page: {page.name}")
+    echo(f"live page: {page.name}")
     return page
