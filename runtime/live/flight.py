@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkcam.errors import DkcamError, SinkError, SourceError
-from dkcam.files import replacing
+from dkcam.files import Claim, make_folder, replacing, sweep
 from dkcam.runtime.explainer import Explains
 from dkcam.runtime.frame import Frame
 from dkcam.runtime.live.stream import decode_jpeg
@@ -72,9 +73,10 @@ class FlightRecorder:
 
     def __init__(self, folder: Path, seconds: float, explainer: Callable[[], Explains], about: dict[str, Any]) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         except OSError as error:
             raise SinkError(f"{folder} cannot be made a folder: {error.strerror}; choose another place for the flight recorder") from error
+        sweep(folder, "flight-*.zip", pattern=True)  # of runs that were killed while they wrote
         self._folder, self._seconds, self._explainer, self._about = folder, seconds, explainer, about
         self._ring: deque[_Kept] = deque()
         self._held = 0  # bytes
@@ -148,18 +150,33 @@ class FlightRecorder:
             log.warning("the flight recorder (%s) was not written: less than 1 GiB would stay free beside its %d MB", cause, size >> 20)
             return None
         with self._writing:
-            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-            path, number = self._folder / f"flight-{stamp}.zip", 1
-            while path.exists():
-                path, number = self._folder / f"flight-{stamp}-{number}.zip", number + 1
+            path, claim = self._free_name()
             try:
-                with replacing(path, SinkError) as temporary:
+                with replacing(path, SinkError, private=True) as temporary:
                     self._write(temporary, kept, cause)
             except DkcamError as error:
                 log.warning("the flight recorder could not be written: %s", error)
                 return None
+            finally:
+                claim.release()
         log.warning("flight recorder (%s): %d frames in %s", cause, len(kept), path)
         return path
+
+    def _free_name(self) -> tuple[Path, Claim]:
+        """A name that no dump has and no other run is about to take: clocks go back, and several runs may share the folder."""
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        for number in count():
+            path = self._folder / f"flight-{stamp}{f'-{number}' if number else ''}.zip"
+            if path.exists():
+                continue
+            try:
+                claim = Claim(path, SinkError)
+            except SinkError:
+                continue
+            if not path.exists():
+                return path, claim
+            claim.release()
+        raise AssertionError("count() ends")
 
     def _write(self, path: Path, kept: list[_Kept], cause: str) -> None:
         about = self._about | {

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkcam.errors import DkcamError, EngineError
-from dkcam.files import write_file
+from dkcam.files import make_folder, write_file
 from dkcam.runtime.explainer import Explains
 from dkcam.runtime.explanation import Explanation
 
@@ -102,10 +102,10 @@ class Recovery:
             return None
         path = self._folder / f"{time.strftime('%Y%m%dT%H%M%S')}-{self.saved:02d}.png"
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             done, data = cv2.imencode(".png", image)
             if done:
-                write_file(path, data.tobytes(), EngineError)
+                write_file(path, data.tobytes(), EngineError, private=True)
         except (OSError, DkcamError, cv2.error):
             return None
         self.saved += 1
