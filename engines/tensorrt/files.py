@@ -115,7 +115,7 @@ def _parse(sidecar: Path, again: str) -> Mapping[str, Any]:
             "onnx_sha256": isinstance(document["onnx_sha256"], str),
             "tensorrt": _texts(document["tensorrt"], ("flavour", "version")),
             "gpu": gpu is None or _texts(gpu, ("name", "capability")),
-            "dla": document.get("dla") is None or (type(document["dla"]) is int and document["dla"] >= 0),
+            "dla": document.get("dla") is None or (type(document["dla"]) is int and 0 <= document["dla"] < 64),
             "spec": isinstance(document["spec"], dict),
             "profile": all(_three(document["profile"][name]) for name in ("batch", "height", "width", "classes")),
         }
