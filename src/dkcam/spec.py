@@ -97,7 +97,8 @@ def check_masks(samples: int, tokens: int) -> None:
     """ValueError where N masks over T tokens take more memory than anyone means."""
     if samples * tokens**2 > MOST_MASK:
         raise ValueError(
-            f"{samples} samples over {tokens} tokens are {samples * tokens**2 / 2**30:.3g} GiB of masks, expected {MOST_MASK >> 30} GiB at most"
+            f"{samples} samples over {tokens} tokens are {samples * tokens**2 / 2**30:.3g} GiB of masks, "
+            f"expected {MOST_MASK >> 30} GiB at most"
         )
 
 
