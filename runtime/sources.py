@@ -38,6 +38,7 @@ VIDEOS = (
     "nut,rm,dv,wtv,vc1,dhav,yuv4mpegpipe,gif,apng,jpeg_pipe,png_pipe,bmp_pipe,tiff_pipe,ppm_pipe,pgm_pipe,pam_pipe,j2k_pipe"
 )
 NAMED = 10  # damaged pictures that are named one by one; further ones are counted
+LONGEST_DRIVE = 1_000_000  # frames of demo:, 11 hours
 AT_ONCE = 16  # frames of an animation decoded at a time
 NETWORK = ("rtsp://", "rtsps://", "http://", "https://")
 
@@ -62,6 +63,8 @@ def open_source(uri: str) -> Source:
         return Capture(uri, str(device), live=True, backend="V4L2")
     if uri.startswith("csi://"):
         sensor = uri[len("csi://") :] or "0"
+        if not (sensor.isascii() and sensor.isdigit() and len(sensor) < 4):  # it becomes part of a pipeline
+            raise SourceError(f"{uri} is no camera of a Jetson; expected csi:// and its number, such as csi://0")
         return _gstreamer(
             uri,
             f"nvarguscamerasrc sensor-id={sensor} ! nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR"
@@ -322,6 +325,8 @@ class DemoSource:
             pairs = parse_qsl(words, strict_parsing=True) if words else []
             numbers = {name: int(value) for name, value in pairs}
             if len(numbers) < len(pairs) or not set(numbers) <= {"frames", "seed"} or min([1, *numbers.values()]) < 0:
+                raise ValueError
+            if numbers.get("frames", 0) > LONGEST_DRIVE or numbers.get("seed", 0) >= 1 << 63:
                 raise ValueError
             self._drive = Drive(**{"frames": 300, **numbers})
             if self._drive.frames < 1:
