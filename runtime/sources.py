@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from dkcam.errors import SourceError
 from dkcam.files import exists, kind_of
+from dkcam.image_file import opencv_takes, read_image
 from dkcam.rendered import Drive
 from dkcam.runtime.frame import Frame, Source
 from dkcam.runtime.process import quiet_opencv
@@ -141,6 +142,8 @@ class Capture:
         quiet_opencv()
         import cv2
 
+        if isinstance(target, str) and not opencv_takes(target):
+            raise SourceError(f"{uri} has a name that is no UTF-8, which OpenCV cannot open; rename it")
         self.name, self.live = uri, live
         self._target, self._backend, self._begun = target, getattr(cv2, f"CAP_{backend}"), False
         self._capture = cv2.VideoCapture(target, self._backend)
@@ -241,6 +244,8 @@ class Animation:
         import cv2
 
         self.name, self._path = uri, path
+        if not opencv_takes(str(path)):
+            raise SourceError(f"{uri} has a name that is no UTF-8, which OpenCV cannot open; rename it")
         done, first = cv2.imreadanimation(str(path), start=0, count=AT_ONCE)
         count = cv2.imcount(str(path)) if done else 0
         if not count:
@@ -290,12 +295,12 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     quiet_opencv()
     _refuse_truncated_jpeg(path)
     try:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        image = read_image(path)
     except cv2.error as error:
         raise SourceError(f"{path} cannot be read as a picture: {str(error).strip().splitlines()[-1][:120]}") from error
     if image is None:
         raise SourceError(f"{path} cannot be read as a picture: damaged, or not {', '.join(sorted(PICTURES))}")
-    return np.asarray(image, np.uint8)
+    return image
 
 
 def is_cut_jpeg(data: bytes) -> bool:

@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 from dkcam.bounded_json import parse_json
 from dkcam.errors import DataError
 from dkcam.files import exists, read_file
+from dkcam.image_file import read_image
 from dkcam.rendered import Box
 from dkcam.runtime.sources import PICTURES
 from dkcam.tools.checks.dataset import Dataset, Picture, checked_box
@@ -328,11 +329,10 @@ def _name(picture: Path, folder: Path) -> str:
 
 def _size(picture: Path) -> tuple[int, int] | None:
     """Height and width in pixels."""
-    import cv2
 
     if not exists(picture):
         return None
-    image = cv2.imread(str(picture))
+    image = read_image(picture)
     return None if image is None else (image.shape[0], image.shape[1])
 
 
