@@ -15,6 +15,7 @@ from dkcam.errors import InputError
 from dkcam.spec import STRIDE, ModelSpec
 
 Outputs = Mapping[str, NDArray[Any]]
+DRAWN = 1 << 20  # of a mask's values at a time
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,11 @@ def draw_masks(spec: ModelSpec, rng: np.random.Generator, height: int | None = N
     if not spec.samples:
         return None
     tokens = spec.tokens(height, width)
-    return rng.random((spec.samples, tokens, tokens)) < spec.mask_ratio
+    masks = np.empty(spec.samples * tokens**2, np.bool_)
+    for start in range(0, masks.size, DRAWN):  # all at once, the numbers behind the masks take eight times their memory
+        part = masks[start : start + DRAWN]
+        np.less(rng.random(part.size), spec.mask_ratio, out=part)
+    return masks.reshape(spec.samples, tokens, tokens)
 
 
 def check_inputs(spec: ModelSpec, image: NDArray[Any] | GpuImage, classes: NDArray[np.int64], key_mask: NDArray[np.bool_] | None) -> None:

@@ -16,15 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dkcam.engines.cache import cache_folder
+from dkcam.engines.cache import Entry, cache_folder
 from dkcam.engines.engine import EngineOptions, GpuImage, Outputs, check_inputs
 from dkcam.engines.onnx_file import spec_of
 from dkcam.engines.onnxruntime_providers import PROVIDERS, choose, remedy
 from dkcam.errors import EngineError, InputError, ModelFileError, install
-from dkcam.files import Replacement
+from dkcam.files import Replacement, make_folder
 from dkcam.spec import SPEC_KEY
-
-KEPT = 32  # optimised graphs in the cache; the oldest go first
 
 
 class OnnxRuntime:
@@ -53,7 +51,7 @@ class OnnxRuntime:
         settings.add_session_config_entry("session.dynamic_block_base", "4")
         chosen = choose(onnxruntime, settings, kind, options.provider_options)
         open_session = partial(onnxruntime.InferenceSession, sess_options=settings, providers=chosen)
-        kept = self._cached_path(onnxruntime.__version__) if options.cache and kind == "cpu" else None
+        kept = self._entry(onnxruntime.__version__) if options.cache and kind == "cpu" else None
         session = None
         if kept is not None:
             session = _from_cache(open_session, kept) or _into_cache(open_session, settings, data, kept)
@@ -77,11 +75,11 @@ class OnnxRuntime:
         """ONNX Runtime takes and gives host arrays."""
         return None
 
-    def _cached_path(self, version: str) -> Path | None:
+    def _entry(self, version: str) -> Entry | None:
         # the optimiser's choices depend on the processor's instruction set as well
         kind = f"{version}-{platform.machine()}-{_processor()}"
         folder = cache_folder()
-        return folder / f"{self.sha256[:32]}-{kind}.onnx" if folder else None
+        return Entry(folder / f"{self.sha256[:32]}-{kind}.graph", f"{self.sha256} {kind}") if folder else None
 
     def _check_interface(self, source: str) -> None:
         spec, again = self.spec, "export it again with dk-export"
@@ -154,31 +152,38 @@ def _processor() -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _from_cache(open_session: Callable[[bytes], Any], kept: Path) -> Any:
+def _from_cache(open_session: Callable[[bytes], Any], kept: Entry) -> Any:
     """None where there is no entry, or none that can be used."""
-    try:
-        return open_session(kept.read_bytes())
-    except Exception:  # as above: a missing, unreadable or damaged entry only costs time
+    data = kept.read()
+    if data is None:
         return None
-
-
-def _into_cache(open_session: Callable[[bytes], Any], settings: Any, data: bytes, kept: Path) -> Any:
-    """Open the file, keep the optimised graph and drop the oldest entries; None where that fails (no space, read-only)."""
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        replacement = Replacement(kept, EngineError)
+        session = open_session(data)
+    except Exception as error:  # as above
+        kept.drop(f"onnxruntime does not take it ({' '.join(str(error).split())[:100]})")
+        return None
+    if SPEC_KEY not in session.get_modelmeta().custom_metadata_map:
+        kept.drop(f"it lacks {SPEC_KEY}")
+        return None
+    return session
+
+
+def _into_cache(open_session: Callable[[bytes], Any], settings: Any, data: bytes, kept: Entry) -> Any:
+    """Open the file and keep the optimised graph; None where that fails (no space, read-only)."""
+    try:
+        make_folder(kept.path.parent)
+        optimised = Replacement(kept.path, EngineError, private=True)
     except (OSError, EngineError):
         return None
     try:
-        settings.optimized_model_filepath = str(replacement.temporary)
+        settings.optimized_model_filepath = str(optimised.temporary)
         session = open_session(data)
-        if replacement.temporary.stat().st_size:
-            replacement.keep()
-        for old in sorted(kept.parent.glob("*.onnx"), key=lambda p: p.stat().st_mtime)[:-KEPT]:
-            old.unlink(missing_ok=True)
+        content = optimised.temporary.read_bytes()
+        if content and SPEC_KEY in session.get_modelmeta().custom_metadata_map:
+            kept.write(content)
         return session
     except Exception:  # as above
         return None
     finally:
         settings.optimized_model_filepath = ""
-        replacement.discard()
+        optimised.discard()

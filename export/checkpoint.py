@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dkcam.bounded_json import parse_json
 from dkcam.errors import CheckpointError, DkcamError
 from dkcam.export.model import ModelConfig, ResNet, scaled
 from dkcam.files import kind_of, read_file, write_file
-from dkcam.spec import STRIDE, check_values
+from dkcam.spec import MOST_CLASSES, STRIDE, check_values
 
 FORMAT = "dkcam-checkpoint-1"
+MOST_HEADER = 16 << 20  # bytes that a safetensors header, and what it says, may take in memory; a ResNet-50's has 30 kB
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -50,8 +52,8 @@ class Checkpoint:
 
     def module(self) -> ResNet:
         """The network in evaluation mode, float32."""
+        _check_shapes(self.config, self.weights)
         model = ResNet(self.config)
-        _check_shapes(model, self.weights)
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in self.weights.items()}, strict=False)
         return model.eval()
 
@@ -100,7 +102,7 @@ def load_checkpoint(
     if isinstance(document, Mapping) and document.get("format") == FORMAT:
         checkpoint = _from_own(path, document)
     else:
-        checkpoint = _from_state_dict(path, document, described)
+        checkpoint = _from_state_dict(path, document, described, len(data))
     if variant != "auto":
         checkpoint = replace(checkpoint, config=_with_variant(checkpoint.config, variant))
     if labels is not None:
@@ -111,7 +113,8 @@ def load_checkpoint(
         checkpoint = replace(checkpoint, labels=labels)
     checkpoint = replace(checkpoint, sha256=digest, size=size or checkpoint.size)
     try:
-        _check_shapes(ResNet(checkpoint.config), checkpoint.weights)
+        _check_backed(checkpoint.weights, len(data))
+        _check_shapes(checkpoint.config, checkpoint.weights)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     return checkpoint
@@ -133,15 +136,17 @@ def _parse(path: Path, data: bytes) -> tuple[Any, Mapping[str, str]]:
 
         try:
             length = int.from_bytes(data[:8], "little")
-            header = json.loads(data[8 : 8 + length])
-            return load(data), dict(header.get("__metadata__") or {})
-        except (SafetensorError, ValueError, KeyError) as error:
+            header = parse_json(data[8 : 8 + length], MOST_HEADER)
+            described = header.get("__metadata__") if isinstance(header, dict) else None
+            return load(data), dict(described) if isinstance(described, dict) else {}
+        except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
             raise CheckpointError(f"{path} is not a whole safetensors file ({_first_line(error)}); copy or save it again") from error
     if not data.startswith((b"PK", b"\x80")) and data[257:262] != b"ustar":  # torch's zip, its older pickles, its oldest tar
         raise CheckpointError(
             f"{path} is {kind_of(data)}, expected a checkpoint: torch.save(model.state_dict(), 'model.pt'), or .safetensors; "
             "class names go with --labels"
         )
+    _check_parts(path, data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # torch's doubts about the file; whether it loads is said below
@@ -155,8 +160,56 @@ def _parse(path: Path, data: bytes) -> tuple[Any, Mapping[str, str]]:
                 "save a state dict instead: torch.save(model.state_dict(), 'model.pt')"
             ) from error
         raise CheckpointError(f"{path} is not a torch checkpoint; expected torch.save(model.state_dict(), …) or safetensors") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError, IndexError, TypeError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        OSError,
+        AttributeError,
+        IndexError,
+        TypeError,
+        MemoryError,
+        RecursionError,
+    ) as error:
         raise CheckpointError(f"{path} is truncated or not a torch checkpoint ({_first_line(error)}); copy or save it again") from error
+
+
+def _check_parts(path: Path, data: bytes) -> None:
+    """torch stores its parts as they are, side by side. A zip whose parts are packed or overlap unfolds to what no file holds."""
+    if not data.startswith(b"PK"):
+        return
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            parts = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+        raise CheckpointError(f"{path} is truncated or not a torch checkpoint ({_first_line(error)}); copy or save it again") from error
+    whole = sum(part.file_size for part in parts)
+    if whole > len(data) or any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+        raise CheckpointError(
+            f"{path} has {len(data) / 2**20:.1f} MiB and would unfold to {whole / 2**20:.1f} MiB, which torch.save never writes; "
+            "save it again: torch.save(model.state_dict(), 'model.pt')"
+        )
+
+
+def _check_backed(weights: Mapping[str, Tensor], size: int) -> None:
+    """Tensors may be views: one number, expanded to 82 GB. What is not all in the file (``size`` bytes) is never asked for."""
+    taken = {
+        name: value.numel() * value.element_size()
+        for name, value in weights.items()
+        if value.layout == torch.strided and not value.is_meta and not value.is_quantized
+    }
+    for name, own in taken.items():
+        if own > size:
+            raise CheckpointError(
+                f"{name} is {list(weights[name].shape)}, {own / 2**30:.3g} GiB, in a file of {size / 2**20:.1f} MiB: "
+                "an expanded view; save its clone()"
+            )
+    whole = sum(taken.values())
+    if whole > size:
+        raise CheckpointError(
+            f"its tensors are {whole / 2**20:.1f} MiB in a file of {size / 2**20:.1f} MiB: views of one another; save clones"
+        )
 
 
 def _first_line(error: BaseException) -> str:
@@ -199,7 +252,7 @@ def _tensors(weights: Any) -> Mapping[str, Tensor]:
     return weights
 
 
-def _from_state_dict(path: Path, document: Any, described: Mapping[str, str]) -> Checkpoint:
+def _from_state_dict(path: Path, document: Any, described: Mapping[str, str], size: int) -> Checkpoint:
     if isinstance(document, Mapping):
         for key in ("state_dict", "model_state_dict", "model"):
             if isinstance(document.get(key), Mapping):
@@ -214,7 +267,13 @@ def _from_state_dict(path: Path, document: Any, described: Mapping[str, str]) ->
         raise CheckpointError(f"{path} is not a ResNet-50: {missing[0]} is missing; it holds {some}, …")
     if weights["fc.weight"].ndim != 2:
         raise CheckpointError(f"{path}: fc.weight has shape {list(weights['fc.weight'].shape)}, expected [classes, channels]")
+    try:
+        _check_backed({"fc.weight": weights["fc.weight"]}, size)  # the labels' number comes from it
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     classes, channels = weights["fc.weight"].shape
+    if not 1 <= classes <= MOST_CLASSES:
+        raise CheckpointError(f"{path}: fc.weight has shape {[classes, channels]}, expected 1 to {MOST_CLASSES} classes")
     variant = described.get("variant", "plain")
     config = _with_variant(ModelConfig(classes=int(classes), width=_width_of(int(channels))), variant)
     labels = _described_labels(path, described["labels"], classes) if "labels" in described else tuple(f"class {i}" for i in range(classes))
@@ -223,7 +282,7 @@ def _from_state_dict(path: Path, document: Any, described: Mapping[str, str]) ->
 
 def _described_labels(path: Path, text: str, classes: int) -> tuple[str, ...]:
     try:
-        labels = json.loads(text)
+        labels = parse_json(text.encode(errors="replace"), MOST_HEADER)
         labels = tuple(labels) if isinstance(labels, list) else labels
         check_values({"labels": labels})
         if len(labels) != classes:
@@ -239,8 +298,10 @@ def _width_of(channels: int) -> float:
     return width if 4 * scaled(512, width) == channels else 1.0
 
 
-def _check_shapes(model: ResNet, weights: Mapping[str, Tensor]) -> None:
-    expected = model.state_dict()
+def _check_shapes(config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
+    """Against a network without memory: one that was described is built only when its weights are there."""
+    with torch.device("meta"):
+        expected = ResNet(config).state_dict()
     for name, value in expected.items():
         if name not in weights:
             if name.endswith("num_batches_tracked"):

@@ -17,7 +17,7 @@ from dkcam.export.parity import CEILING, FACTOR, MOST_KINKS, TOLERANCE, Parity
 from dkcam.export.pictures import Pictures
 from dkcam.export.precision.build import LowPrecision, lower
 from dkcam.export.verify import verify
-from dkcam.spec import ModelSpec
+from dkcam.spec import ModelSpec, check_masks
 
 DEFAULT_SIZE = (224, 224)
 OUT_OF_MEMORY = ("allocate memory", "bad_alloc", "Failed to allocate")  # torch's and onnxruntime's words
@@ -62,7 +62,7 @@ def make_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
     options = replace(options, size=options.size or checkpoint.size or DEFAULT_SIZE)  # the checkpoint's is checked like --size
     assert options.size is not None
     height, width = options.size
-    return ModelSpec(
+    spec = ModelSpec(
         labels=checkpoint.labels,
         height=height,
         width=width,
@@ -86,6 +86,11 @@ def make_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
         checkpoint_sha256=checkpoint.sha256,
         versions={name: version(name) for name in ("dkcam", "torch", "onnx", "onnxruntime")},
     )
+    try:
+        check_masks(spec.samples, spec.tokens())
+    except ValueError as error:
+        raise ExportError(f"--samples {spec.samples}: {error}; try fewer, or a smaller --size") from None
+    return spec
 
 
 def export(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dkcam.errors import ExportError
-from dkcam.spec import LONGEST_SIDE, METHODS, MOST_SAMPLES, OUTPUTS, PRECISIONS, STRIDE
+from dkcam.spec import LONGEST_SIDE, METHODS, MOST_BATCH, MOST_SAMPLES, OUTPUTS, PRECISIONS, STRIDE
 
 DEFAULT_OUTPUTS = ("logits", "probabilities", "explained", "weights", "heatmap")
 
@@ -51,8 +51,8 @@ class ExportOptions:
         if not set(self.dynamic) <= {"batch", "size"}:
             raise ExportError(f"--dynamic {','.join(self.dynamic)}: expected batch, size or batch,size")
         least, most = self.batch
-        if not 1 <= least <= most:
-            raise ExportError(f"--batch {least}:{most}: expected 1 or more, and the first not above the second")
+        if not 1 <= least <= most <= MOST_BATCH:
+            raise ExportError(f"--batch {least}:{most}: expected 1 to {MOST_BATCH}, and the first not above the second")
         if least != most and "batch" not in self.dynamic:
             raise ExportError(f"--batch {least}:{most} is a range; add --dynamic batch, or give one number")
         if self.size is not None and max(self.size) > LONGEST_SIDE:

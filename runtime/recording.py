@@ -98,11 +98,12 @@ def _make_way(path: Path) -> None:
 
 class _Growing:
     """A file that grows piece by piece, made with its first one. synced: sent to the disk itself every second, in a thread, so that a
-    slow card does not hold the run up. Not buffered: a piece that does not fit leaves nothing of itself.
+    slow card does not hold the run up. Not buffered: a piece that does not fit leaves nothing of itself. private: for this user
+    alone (0600), whatever the umask.
     """
 
-    def __init__(self, path: Path, *, synced: bool, buffered: bool = False) -> None:
-        self._path, self._buffered = path, buffered
+    def __init__(self, path: Path, *, synced: bool, buffered: bool = False, private: bool = False) -> None:
+        self._path, self._buffered, self._private = path, buffered, private
         self._file: BinaryIO | None = None
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._sync, name="sync", daemon=True) if synced else None
@@ -112,7 +113,7 @@ class _Growing:
         """Errors: OSError."""
         try:
             if self._file is None:
-                self._file = self._path.open("wb", buffering=-1 if self._buffered else 0)
+                self._file = self._opened()
                 if self._thread is not None:
                     self._thread.start()
             if self._file.write(data) != len(data):
@@ -123,6 +124,15 @@ class _Growing:
                     os.truncate(self._path, self.size)
             raise
         self.size += len(data)
+
+    def _opened(self) -> BinaryIO:
+        buffering = -1 if self._buffered else 0
+        if not self._private:
+            return self._path.open("wb", buffering)
+        handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        if hasattr(os, "fchmod"):
+            os.fchmod(handle, 0o600)
+        return os.fdopen(handle, "wb", buffering)
 
     def _sync(self) -> None:
         while not self._done.wait(FRAGMENT_S):
@@ -158,7 +168,7 @@ class JsonLines:
     def _open(self) -> None:
         self._place = Place(self._path, live=self._live, rotation=self._rotation)
         self._began = time.monotonic()
-        self._file = _Growing(self._place.path, synced=self._live, buffered=not self._live)
+        self._file = _Growing(self._place.path, synced=self._live, buffered=not self._live, private=self._live)
 
     def write(self, result: Result) -> bool:
         if self._rotation and self._file.size and self._rotation.due(self._place.path, self._began):
@@ -192,7 +202,7 @@ class _Bytes:
     """The file as FFmpeg writes it. What fails is remembered and not told to FFmpeg, whose muxer may crash after an error."""
 
     def __init__(self, path: Path, *, live: bool) -> None:
-        self._file = _Growing(path, synced=live)
+        self._file = _Growing(path, synced=live, private=live)
         self.name = str(path)
         self.error: OSError | None = None
 

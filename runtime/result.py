@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dkcam.printable import json_line
 from dkcam.runtime.explanation import Explanation
 from dkcam.runtime.frame import Frame
 
@@ -105,7 +105,7 @@ class Result:
                 }
                 for b in self.frame.boxes
             ]
-        return json.dumps(line, ensure_ascii=False)
+        return json_line(line)
 
 
 def scores_json(said: Explanation) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dkcam.errors import SinkError
-from dkcam.files import Claim, Replacement, exists, write_file
+from dkcam.files import Claim, Replacement, exists, make_folder, sweep, write_file
 from dkcam.runtime.recording import JsonLines, Rotation, Video
 from dkcam.runtime.result import Result
 
@@ -56,7 +56,7 @@ def open_sink(uri: str, fps: float | None = None, *, live: bool = False, rotatio
     if suffix == ".mp4":
         return Video(path, fps or 25.0, live=live, rotation=rotation)
     if uri.endswith("/") or not suffix or (exists(path) and path.is_dir()):
-        return Folder(path)
+        return Folder(path, private=live)
     raise SinkError(f"{uri}: expected window:, null:, a .mp4 or .jsonl file, or a folder/ ending in a slash")
 
 
@@ -77,18 +77,21 @@ class Null:
 class Folder:
     """Overlays as PNG: 000000.png, or the source picture's own name; names that come twice get a number.
 
-    Of several cameras: 0-000000.png, the camera's number first.
+    Of several cameras: 0-000000.png, the camera's number first. private: folder and pictures for this user alone.
     """
 
     pictures = per_camera = True
     repeats = False
 
-    def __init__(self, path: Path) -> None:
-        self.name, self._path = str(path), path
+    def __init__(self, path: Path, *, private: bool = False) -> None:
+        self.name, self._path, self._private = str(path), path, private
         self._written: Counter[str] = Counter()
         try:
+            if private:
+                make_folder(path)
             path.mkdir(parents=True, exist_ok=True)
             Replacement(path / "probe", SinkError).discard()
+            sweep(path, "*.png", pattern=True)
         except OSError as error:
             raise SinkError(f"{path} cannot be made a folder: {error.strerror}; choose another place") from error
         self._claim = Claim(path, SinkError, lock=path / ".dkcam.lock")
@@ -105,7 +108,7 @@ class Folder:
         done, data = cv2.imencode(".png", result.picture)
         if not done:
             raise SinkError(f"{target} cannot be encoded as PNG ({result.picture.shape[1]}x{result.picture.shape[0]} pixels)")
-        write_file(target, data.tobytes(), SinkError)
+        write_file(target, data.tobytes(), SinkError, private=self._private, quick=True)
         return True
 
     def close(self, complete: bool = True) -> Path | None:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from dkcam.errors import SourceError
 from dkcam.files import exists, kind_of
+from dkcam.image_file import opencv_takes, read_image
 from dkcam.rendered import Drive
 from dkcam.runtime import jpeg
 from dkcam.runtime.frame import Frame, Source
@@ -39,6 +40,7 @@ VIDEOS = (
     "nut,rm,dv,wtv,vc1,dhav,yuv4mpegpipe,gif,apng,jpeg_pipe,png_pipe,bmp_pipe,tiff_pipe,ppm_pipe,pgm_pipe,pam_pipe,j2k_pipe"
 )
 NAMED = 10  # damaged pictures that are named one by one; further ones are counted
+LONGEST_DRIVE = 1_000_000  # frames of demo:, 11 hours
 AT_ONCE = 16  # frames of an animation decoded at a time
 NETWORK = ("rtsp://", "rtsps://", "http://", "https://")
 
@@ -63,6 +65,8 @@ def open_source(uri: str) -> Source:
         return Capture(uri, str(device), live=True, backend="V4L2")
     if uri.startswith("csi://"):
         sensor = uri[len("csi://") :] or "0"
+        if not (sensor.isascii() and sensor.isdigit() and len(sensor) < 4):  # it becomes part of a pipeline
+            raise SourceError(f"{uri} is no camera of a Jetson; expected csi:// and its number, such as csi://0")
         return _gstreamer(
             uri,
             f"nvarguscamerasrc sensor-id={sensor} ! nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR"
@@ -139,6 +143,8 @@ class Capture:
         quiet_opencv()
         import cv2
 
+        if isinstance(target, str) and not opencv_takes(target):
+            raise SourceError(f"{uri} has a name that is no UTF-8, which OpenCV cannot open; rename it")
         self.name, self.live = uri, live
         self._target, self._backend, self._begun = target, getattr(cv2, f"CAP_{backend}"), False
         self._capture = cv2.VideoCapture(target, self._backend)
@@ -239,6 +245,8 @@ class Animation:
         import cv2
 
         self.name, self._path = uri, path
+        if not opencv_takes(str(path)):
+            raise SourceError(f"{uri} has a name that is no UTF-8, which OpenCV cannot open; rename it")
         done, first = cv2.imreadanimation(str(path), start=0, count=AT_ONCE)
         count = cv2.imcount(str(path)) if done else 0
         if not count:
@@ -288,12 +296,12 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     quiet_opencv()
     _refuse_truncated_jpeg(path)
     try:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        image = read_image(path)
     except cv2.error as error:
         raise SourceError(f"{path} cannot be read as a picture: {str(error).strip().splitlines()[-1][:120]}") from error
     if image is None:
         raise SourceError(f"{path} cannot be read as a picture: damaged, or not {', '.join(sorted(PICTURES))}")
-    return np.asarray(image, np.uint8)
+    return image
 
 
 def _refuse_truncated_jpeg(path: Path) -> None:
@@ -318,6 +326,8 @@ class DemoSource:
             pairs = parse_qsl(words, strict_parsing=True) if words else []
             numbers = {name: int(value) for name, value in pairs}
             if len(numbers) < len(pairs) or not set(numbers) <= {"frames", "seed"} or min([1, *numbers.values()]) < 0:
+                raise ValueError
+            if numbers.get("frames", 0) > LONGEST_DRIVE or numbers.get("seed", 0) >= 1 << 63:
                 raise ValueError
             self._drive = Drive(**{"frames": 300, **numbers})
             if self._drive.frames < 1:

@@ -131,6 +131,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_checkpoint(shop / "model.pt", tiny_checkpoint())
     (shop / "names.txt").write_text("\n".join(LABELS))
     (shop / "token.txt").write_text("0123456789abcdef")
+    (shop / "token.txt").chmod(0o600)
     region = "regions:\n  sky: [[0, 0], [1, 0], [1, 0.2]]\n"
     (shop / "rules.yaml").write_text(f"{region}rules:\n  - measure: region\n    region: sky\n    max: 1\n    frames: 1\n")
     frames = [(image, boxes) for image, boxes in Drive(frames=60)]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dkcam.tools.cli import SIZE, engine_options, user_errors, version_option
+from dkcam.tools.cli import SIZE, Command, engine_options, user_errors, version_option
+from dkcam.tools.terminal import echo, echo_table
 
 PEER_PACKAGES = ("grad-cam", "torchcam", "captum", "openvino")
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from dkcam.tools.bench.groups import Graphs, Rows
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--model", type=click.Path(path_type=Path), help="A checkpoint (.pt) or an .onnx file. Default: the demo model.")
 @click.option("--random-width", type=click.FloatRange(0.05, 4), help="Random weights of this width instead; 1 is ResNet-50.")
 @click.option("--size", type=SIZE, help="Input height x width for checkpoints. Default: the checkpoint's, else 224x224.")
@@ -58,21 +59,19 @@ def main(
     engine = EngineOptions(threads, cache=False, provider_options=dict(provider_options))
     graphs = _graphs(model, random_width, size, calibration, device, engine)
     found: dict[str, Any] = {"machine": _machine(threads), "model": _described(graphs), "groups": []}
-    click.echo(
-        f"{found['model']['text']} on {found['machine']['processor']}, {found['machine']['threads']} of {found['machine']['cores']} cores"
-    )
+    echo(f"{found['model']['text']} on {found['machine']['processor']}, {found['machine']['threads']} of {found['machine']['cores']} cores")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         file.write_bytes(graphs.fp32)
         started = first_frame(file, device, threads)
     found["first_frame"] = started
-    click.echo(f"first overlay {started['seconds']:.2f} s after start, {started['peak_memory_mb']:.0f} MB at most\n")
-    for title, reference, rows in every_group(graphs, rounds, peers, lambda what: click.echo(f"{what} …", err=True)):
+    echo(f"first overlay {started['seconds']:.2f} s after start, {started['peak_memory_mb']:.0f} MB at most", "")
+    for title, reference, rows in every_group(graphs, rounds, peers, lambda what: echo(f"{what} …", err=True)):
         _print(title, reference, rows)
         found["groups"].append({"title": title, "reference": reference, "rows": [asdict(row) for row in rows]})
     if target is not None:
         write_file(target, (json.dumps(found, indent=1) + "\n").encode(), DataError)
-        click.echo(f"wrote {target}")
+        echo(f"wrote {target}")
 
 
 def _graphs(
@@ -161,19 +160,12 @@ def _processor() -> str:
 
 
 def _print(title: str, reference: str, rows: Rows) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from dkcam.tools.bench.timing import Row
 
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    table.add_column("ms", justify="right")
-    table.add_column("p99", justify="right")
-    table.add_column(f"times {reference}", justify="right")
-    for row in rows:
-        if isinstance(row, Row):
-            table.add_row(row.name, f"{row.ms:.2f}", f"{row.p99_ms:.2f}", f"{row.ratio:.3f}")
-        else:
-            table.add_row(row.name, "skipped", "", row.reason)
-    Console().print(table)
+    cells = [
+        (row.name, f"{row.ms:.2f}", f"{row.p99_ms:.2f}", f"{row.ratio:.3f}")
+        if isinstance(row, Row)
+        else (row.name, "skipped", "", row.reason)
+        for row in rows
+    ]
+    echo_table(title, ("", "ms", "p99", f"times {reference}"), cells, left=("",))

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dkcam.tools.cli import engine_options, grid_options, user_errors, version_option
+from dkcam.tools.cli import Command, engine_options, grid_options, user_errors, version_option
+from dkcam.tools.terminal import echo, moving_line
 
 if TYPE_CHECKING:
     from dkcam.runtime.explainer import Explains
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from dkcam.tools.checks.samples import Labels
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.option("--model", type=click.Path(path_type=Path), help="An .onnx or .engine file. Default: ./model.onnx, else the demo model.")
 @click.option("--rules", "rules_file", type=click.Path(path_type=Path), help="Rules (YAML). Default: heat gathers in the boxes.")
@@ -133,12 +135,12 @@ def main(
     if report is not None:
         write_file(report / "results.json", (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode(), DataError)
         write_file(report / "report.html", page(records, results), DataError)
-        click.echo(f"wrote {report / 'report.html'}")
+        echo(f"wrote {report / 'report.html'}")
     if junit is not None:
         write_file(junit, junit_xml(verdicts, found.counts(), time.perf_counter() - start), DataError)
-        click.echo(f"wrote {junit}")
+        echo(f"wrote {junit}")
     if nothing_judged(verdicts):
-        click.echo("nothing was checked: no rule of severity fail could be judged", err=True)
+        echo("nothing was checked: no rule of severity fail could be judged", err=True)
     if failed(verdicts):
         sys.exit(3)
 
@@ -160,7 +162,7 @@ def _opened(
 
     if model is None:
         model = Path("model.onnx") if Path("model.onnx").is_file() else DEMO_MODEL
-        click.echo(f"model: {'the bundled demo model' if model == DEMO_MODEL else model} (--model chooses another)", err=True)
+        echo(f"model: {'the bundled demo model' if model == DEMO_MODEL else model} (--model chooses another)", err=True)
     with progress_line() as report:
         engine = open_engine(model, device, EngineOptions(threads, provider_options=dict(provider_options), report=report))
     try:
@@ -179,23 +181,20 @@ def _progress(total: int | None) -> Iterator[Callable[[], None]]:
     if not sys.stderr.isatty():
         yield lambda: None
         return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("checking", total=total)
-        yield lambda: bar.advance(task)
+    done = count(1)
+    with moving_line("text", "bar", "percent", "remaining") as show:
+        show("checking", 0, total)
+        yield lambda: show("checking", next(done), total)
 
 
 def _print(results: dict[str, Any], verdicts: Any) -> None:
     from dkcam.tools.checks.table import lines
 
-    for line in lines(results):
-        click.echo(line)
+    echo(*lines(results))
     if results["unmatched"]:
-        click.echo(f"classes the model does not have, left out: {results['unmatched']}")
-    for kind, count in results["problem_counts"].items():
+        echo(f"classes the model does not have, left out: {results['unmatched']}")
+    for kind, several in results["problem_counts"].items():
         first = next(problem for problem in results["problems"] if problem["kind"] == kind)
-        click.echo(f"labels with problems: {kind} {count} (first: {first['where']}: {first['text']})")
+        echo(f"labels with problems: {kind} {several} (first: {first['where']}: {first['text']})")
     for verdict in verdicts:
-        click.echo(f"{verdict.outcome:>7}  {verdict.line()}")
+        echo(f"{verdict.outcome:>7}  {verdict.line()}")

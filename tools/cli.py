@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from dkcam.errors import DkcamError
+from dkcam.printable import printable
 from dkcam.tools import streams
 from dkcam.tools.logs import say
+from dkcam.tools.terminal import echo, moving_line
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
@@ -39,16 +41,27 @@ def user_errors(function: Callable[..., Any]) -> Callable[..., Any]:
             say("error", " ".join(str(error).split()))
             sys.exit(1)
         except KeyboardInterrupt:
-            click.echo("stopped", err=True)
+            echo("stopped", err=True)
             sys.exit(130)
         except OSError as error:
             if error.errno not in streams.FULL:
                 raise
-            click.echo("error: the place that the output goes to is full; free it or choose another", err=True)
+            echo("error: the place that the output goes to is full; free it or choose another", err=True)
             _forget_output()
             sys.exit(1)
 
     return wrapped
+
+
+class Command(click.Command):
+    """A command whose refusals of flags are escaped, too: a name that the shell found for a * may stand in them."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.ClickException as error:
+            vars(error)["message"] = printable(error.message)  # click calls it final
+            raise
 
 
 def run_and_leave(command: click.Command) -> None:
@@ -236,15 +249,11 @@ def progress_line() -> Iterator[Callable[[str, int, int], None]]:
     if not sys.stderr.isatty():
         yield PlainProgress()
         return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TextColumn("{task.fields[left]}")
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task, pace = bar.add_task("", total=None, left="", visible=False), Pace()
+    with moving_line("spinner", "text", "elapsed", "left", transient=True) as show:
+        pace = Pace()
 
         def report(what: str, step: int, steps: int) -> None:
-            bar.update(task, description=told(what, step, steps), left=pace.left(what, step, steps), visible=True)
+            show(told(what, step, steps), left=pace.left(what, step, steps))
 
         yield report
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import stat
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,9 @@ import click
 
 from dkcam.errors import DataError, DkcamError
 from dkcam.files import read_file
+from dkcam.tools.logs import say
+
+MOST_BYTES = 1 << 20
 
 
 def config_option(function: Any) -> Any:
@@ -31,7 +36,7 @@ def _load(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
     try:
         ctx.default_map = {**(ctx.default_map or {}), **read_config(ctx, path)}
     except DkcamError as error:
-        click.echo("error: " + " ".join(str(error).split()), err=True)
+        say("error", " ".join(str(error).split()))
         ctx.exit(1)
 
 
@@ -43,9 +48,9 @@ def read_config(ctx: click.Context, path: Path) -> dict[str, Any]:
         import tomli as tomllib
 
     try:
-        found = tomllib.loads(read_file(path, "a TOML file with flags of dk-run", DataError).decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path} is not TOML: {error}") from error
+        found = tomllib.loads(read_file(path, "a TOML file with flags of dk-run", DataError, most=MOST_BYTES).decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # TOML's and UTF-8's errors, and a number of thousands of digits
+        raise DataError(f"{path} is not TOML: {str(error)[:200]}") from error
     flags = {name[2:]: each for each in ctx.command.params for name in each.opts if name.startswith("--") and each.name}
     for name in ("config", "version"):
         flags.pop(name, None)
@@ -63,11 +68,26 @@ def read_config(ctx: click.Context, path: Path) -> dict[str, Any]:
             raise DataError(f"{path}: {key}: {words}") from error
         assert flag.name is not None
         values[flag.name] = value
+    _refuse_pipelines_of_others(path, values)
     return values
+
+
+def _refuse_pipelines_of_others(path: Path, values: dict[str, Any]) -> None:
+    """A GStreamer pipeline reads and writes files as its user may: nobody else may have a say in it. Errors: DataError."""
+    mode = path.stat().st_mode
+    if os.name == "posix" and stat.S_ISREG(mode) and mode & 0o022 and any(" ! " in uri for uri in values.get("sources", ())):
+        raise DataError(
+            f"{path} gives a GStreamer pipeline and can be changed by others (mode {stat.S_IMODE(mode):03o}); chmod go-w {path}"
+        )
 
 
 def _as_flag(flag: click.Parameter, value: Any) -> Any:
     """TOML's own forms as the command line would have them: lists, tables of KEY=VALUE."""
+    parts = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    if not all(isinstance(part, str | int | float) for part in parts):
+        raise click.BadParameter("expected a text, a number, true or false, or a list of them")
+    if any(isinstance(part, str) and "\0" in part for part in [*parts, *(value if isinstance(value, dict) else ())]):
+        raise click.BadParameter("no text may hold a zero character")
     if isinstance(value, dict):
         value = [f"{name}={one}" for name, one in value.items()]
     if flag.multiple if isinstance(flag, click.Option) else False:

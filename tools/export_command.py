@@ -10,17 +10,16 @@ import click
 from click.core import ParameterSource
 
 from dkcam.errors import ExportError, install
-from dkcam.tools.cli import GRID, LIST, RANGE, SIZE, progress_line, user_errors, version_option
+from dkcam.tools.cli import GRID, LIST, RANGE, SIZE, Command, progress_line, user_errors, version_option
+from dkcam.tools.terminal import echo, echo_table
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from dkcam.export.exporter import Exported
     from dkcam.export.parity import Parity
     from dkcam.export.precision.fidelity import Fidelity
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The file to write. Default: MODEL with .onnx.")
 @click.option(
@@ -190,9 +189,7 @@ def _build(data: bytes, source: Path, engine_file: Path, batch: tuple[int, int, 
         f"{name} {' to '.join(str(v) for v in dict.fromkeys((values[0], values[2])))}"
         for name, values in (("batch", plan.profile.batch), ("height", plan.profile.height), ("width", plan.profile.width))
     )
-    click.echo(
-        f"{source} → {engine_file}: {library.flavour} {library.version}, {plan.spec.precision}, {shapes}, {len(plan.data) / 1e6:.1f} MB"
-    )
+    echo(f"{source} → {engine_file}: {library.flavour} {library.version}, {plan.spec.precision}, {shapes}, {len(plan.data) / 1e6:.1f} MB")
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
@@ -207,69 +204,51 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def _print(exported: Exported, model: Path, target: Path) -> None:
-    from rich.console import Console
-
     from dkcam.export.parity import CEILING, FACTOR, TOLERANCE
 
-    console, spec = Console(), exported.spec
+    spec = exported.spec
     if exported.parity is not None:
-        console.print(_parity_table(exported.parity))
-        console.print(
-            f"torch's: the torch module's own error in float32; limit: {TOLERANCE:.0e}, or {FACTOR:.0f} times torch's up to {CEILING:.0e}.",
-            highlight=False,
-            soft_wrap=True,
+        _print_parity(exported.parity)
+        echo(
+            f"torch's: the torch module's own error in float32; limit: {TOLERANCE:.0e}, or {FACTOR:.0f} times torch's up to {CEILING:.0e}."
         )
         if exported.parity.input_dependence is not None:
-            console.print(
-                f"Heatmaps of different pictures differ by up to {exported.parity.input_dependence:.0%} of the maximum.", highlight=False
-            )
+            echo(f"Heatmaps of different pictures differ by up to {exported.parity.input_dependence:.0%} of the maximum.")
     else:
-        console.print("Not verified (--no-verify); the file says so.")
+        echo("Not verified (--no-verify); the file says so.")
     if exported.low is not None and exported.low.fidelity is not None:
-        console.print(_fidelity_table(exported.low.fidelity, spec.precision))
+        _print_fidelity(exported.low.fidelity, spec.precision)
         if exported.low.rendered:
-            console.print("Calibrated and judged on rendered scenes; --calibration with pictures of your own says what holds there.")
+            echo("Calibrated and judged on rendered scenes; --calibration with pictures of your own says what holds there.")
         if exported.low.kept:
             share = sum(layer.share for layer in exported.low.kept)
-            console.print(f"{len(exported.low.kept)} layers with {share:.0%} of all multiplications stay in float32:", highlight=False)
+            echo(f"{len(exported.low.kept)} layers with {share:.0%} of all multiplications stay in float32:")
         for layer in exported.low.kept:
-            console.print(
-                f"{layer.name} stays in float32: in int8 it alone costs {layer.harm:.4f}; it has {layer.share:.1%} of all multiplications",
-                highlight=False,
-                soft_wrap=True,
-            )
+            echo(f"{layer.name} stays in float32: in int8 it alone costs {layer.harm:.4f}; it has {layer.share:.1%} of all multiplications")
     size = f"{spec.height}x{spec.width}" + (" (free)" if "size" in spec.dynamic else "")
     kind = spec.precision + (f" for {spec.target}" if spec.target != "any" else "")
-    console.print(
+    echo(
         f"{model} → {target}: {spec.variant}, {len(spec.labels)} classes, {size}, {spec.layer}, {spec.method}, {kind}, "
-        f"{len(exported.data) / 1e6:.1f} MB",
-        highlight=False,
-        soft_wrap=True,
+        f"{len(exported.data) / 1e6:.1f} MB"
     )
 
 
-def _parity_table(found: Parity) -> Table:
-    from rich.table import Table
-
+def _print_parity(found: Parity) -> None:
     pictures = sum(found.images.values())
     of = f"{pictures} pictures, {found.classes} classes" if found.classes else f"{pictures} pictures"
-    table = Table(
-        title=f"Parity with autograd (float64), {of}: each map's error over its own maximum, for the map nearest its limit",
-        title_justify="left",
+    echo_table(
+        f"Parity with autograd (float64), {of}: each map's error over its own maximum, for the map nearest its limit",
+        ("output", "maps", "picture", "class", "error", "torch's", "limit"),
+        [
+            (row.output, str(row.maps), row.pictures, row.label, f"{row.error:.1e}", f"{row.float32:.1e}", f"{row.limit:.1e}")
+            for row in found.by_output()
+        ],
+        left=("output", "picture", "class"),
     )
-    for heading in ("output", "maps", "picture", "class", "error", "torch's", "limit"):
-        table.add_column(heading, justify="left" if heading in ("output", "picture", "class") else "right")
-    for row in found.by_output():
-        table.add_row(row.output, str(row.maps), row.pictures, row.label, f"{row.error:.1e}", f"{row.float32:.1e}", f"{row.limit:.1e}")
-    return table
 
 
-def _fidelity_table(found: Fidelity, precision: str) -> Table:
-    from rich.table import Table
-
-    table = Table(title=f"{precision} against the float32 model, {found.pictures} pictures held back", title_justify="left")
-    for heading in ("figure", "value", "95 % interval"):
-        table.add_column(heading, justify="left" if heading == "figure" else "right")
+def _print_fidelity(found: Fidelity, precision: str) -> None:
+    rows = []
     for name, value, digits in (
         ("pictures that keep their class", found.agreement, 4),
         ("top class's probability: mean change", found.change, 4),
@@ -281,7 +260,8 @@ def _fidelity_table(found: Fidelity, precision: str) -> Table:
         ("heatmaps: shift of the peak, cells", found.peak_shift, 2),
     ):
         if isinstance(value, float):
-            table.add_row(name, f"{value:.{digits}f}", "")
+            rows.append((name, f"{value:.{digits}f}", ""))
         elif value.count:
-            table.add_row(name, f"{value.value:.{digits}f}", f"{value.low:.{digits}f} to {value.high:.{digits}f}")
-    return table
+            rows.append((name, f"{value.value:.{digits}f}", f"{value.low:.{digits}f} to {value.high:.{digits}f}"))
+    title = f"{precision} against the float32 model, {found.pictures} pictures held back"
+    echo_table(title, ("figure", "value", "95 % interval"), rows, left=("figure",))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from contextlib import suppress
 
 import click
 
+from dkcam.printable import json_line, printable
 from dkcam.tools import streams
 
 log = logging.getLogger("dkcam")
@@ -26,10 +26,11 @@ class _Handler(logging.Handler):
         if _as_json:
             stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
             line = {"time": stamp, "level": record.levelname.lower(), "message": message} | ({"traceback": trace} if trace else {})
-            click.echo(json.dumps(line, ensure_ascii=False), err=True)
+            click.echo(json_line(line), err=True)
         else:
             stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
-            click.echo(f"{stamp} {record.levelname.lower()}: {message}" + (f"\n{trace}" if trace else ""), err=True)
+            lines = [f"{stamp} {record.levelname.lower()}: {message}", *(trace.splitlines() if trace else ())]
+            click.echo("\n".join(map(printable, lines)), err=True)
 
 
 def configure(kind: str = "text", *, verbose: bool = False) -> None:
@@ -59,8 +60,8 @@ def _say(level: str, message: str) -> None:
 def _line(level: str, message: str) -> str:
     if _as_json:
         record = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "level": level, "message": message}
-        return json.dumps(record, ensure_ascii=False)
-    return message if level == "info" else f"{level}: {message}"
+        return json_line(record)
+    return printable(message if level == "info" else f"{level}: {message}")
 
 
 def _lost(count: int) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from dkcam.tools.cli import progress_line, user_errors, version_option
+from dkcam.tools.cli import Command, progress_line, user_errors, version_option
+from dkcam.tools.terminal import echo
 
 QUICK_NOTE = (
     "This is the quick run: few pictures, wide intervals, and too little training for plain and dropout to adapt to those weights; "
@@ -15,7 +16,7 @@ QUICK_NOTE = (
 )
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for report.html, report.md and results.json.")
 @click.option("--quick", is_flag=True, help="One seed, few pictures: under 5 minutes on 2 cores.")
 @click.option(
@@ -56,7 +57,7 @@ def main(output: Path, quick: bool, data: str, models: Path | None, seeds: int |
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"-o {output} cannot be made ({error.strerror}); choose another folder") from error
-    paths = train_models(data, models or output / "models", training, lambda words: click.echo(words, err=True))
+    paths = train_models(data, models or output / "models", training, lambda words: echo(words, err=True))
     opened = open_models(paths, threads)
     setup = Setup(
         opened,
@@ -102,5 +103,5 @@ def _write_again(output: Path) -> None:
     for name, data in pages.items():
         write_file(output / name, data, DataError)
     for claim in found:
-        click.echo(f"{claim['verdict']:>14}  {claim['claim']}: {claim['figures']}")
-    click.echo(f"wrote {output / 'report.html'}, report.md and results.json")
+        echo(f"{claim['verdict']:>14}  {claim['claim']}: {claim['figures']}")
+    echo(f"wrote {output / 'report.html'}, report.md and results.json")

@@ -9,11 +9,13 @@ from typing import Any
 import click
 
 from dkcam.tools import logs
-from dkcam.tools.cli import LIST, ROTATION, SecondsType, engine_options, grid_options, run_and_leave, user_errors, version_option
+from dkcam.tools.cli import LIST, ROTATION, Command, SecondsType, engine_options, grid_options, run_and_leave, user_errors, version_option
 from dkcam.tools.config_file import config_option
 
+SHORTEST_TOKEN = 16  # characters
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--model", type=click.Path(path_type=Path), help="An .onnx file of dk-export. Default: ./model.onnx, else the demo model.")
 @click.option("--camera", "cameras", type=int, multiple=True, help="Camera number.")
 @click.option(
@@ -216,9 +218,11 @@ def _token(token: str | None, path: Path | None) -> str | None:
     if path is not None:
         if token is not None:
             raise SinkError("--token and --token-file are both given; leave one out")
-        token = read_file(path, "a file with the page's token", SinkError).decode("utf-8", "replace").strip()
+        token = read_file(path, "a file with the page's token", SinkError, most=4096, secret=True).decode("utf-8", "replace").strip()
     if token is not None and not token.strip():
         raise SinkError("the token is empty; give one, such as that of: openssl rand -hex 16")
-    if token is not None and len(token) < 16:
-        logs.say("note", f"the token has {len(token)} characters; 16 or more are hard to guess: openssl rand -hex 16")
+    if token is not None and len(token.strip()) < SHORTEST_TOKEN:
+        raise SinkError(
+            f"the token has {len(token)} characters, which can be guessed; expected 16 or more, such as of: openssl rand -hex 16"
+        )
     return token

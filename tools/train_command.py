@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from dkcam.errors import DataError, install
-from dkcam.tools.cli import SIZE, user_errors, version_option
+from dkcam.tools.cli import SIZE, Command, user_errors, version_option
+from dkcam.tools.terminal import echo, moving_line
 
 if TYPE_CHECKING:
     from dkcam.tools.train.loop import Progress
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("data")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The checkpoint to write (model.pt).")
 @click.option("--variant", type=click.Choice(["dropkey", "dropout", "plain"]), default="dropkey", show_default=True)
@@ -81,11 +82,11 @@ def main(
     chosen = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     examples = open_examples(data)
     options = TrainingOptions(variant, width, mask_ratio, size[0], size[1], epochs, epoch_pictures, batch, rate, seed)
-    click.echo(f"{len(examples.labels)} classes: {', '.join(examples.labels)}; {variant}, width {width}, on {chosen}", err=True)
+    echo(f"{len(examples.labels)} classes: {', '.join(examples.labels)}; {variant}, width {width}, on {chosen}", err=True)
     with _reporting() as report:
         checkpoint = train(examples, output, options, device=chosen, init=init, resume=resume, report=report)
     found = evaluate(checkpoint, examples, options)
-    click.echo(f"{output}: {found.line()}")
+    echo(f"{output}: {found.line()}")
 
 
 @contextmanager
@@ -98,23 +99,18 @@ def _reporting() -> Iterator[Callable[[Progress], None]]:
         def plain(progress: Progress) -> None:
             if progress.step % 100 == 0 or progress.step == progress.steps:
                 high, wide = progress.canvas
-                click.echo(
+                echo(
                     f"step {progress.step}/{progress.steps}  {high}x{wide}  loss {progress.loss:.3f}  accuracy {progress.accuracy:.1%}",
                     err=True,
                 )
 
         yield plain
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("training", total=None)
+    with moving_line("text", "bar", "percent", "remaining") as show:
+        show("training")
 
         def drawn(progress: Progress) -> None:
             words = f"{progress.canvas[0]}x{progress.canvas[1]}  loss {progress.loss:.3f}  accuracy {progress.accuracy:.1%}"
-            bar.update(task, total=progress.steps, completed=progress.step, description=words)
+            show(words, progress.step, progress.steps)
 
         yield drawn

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from dkcam.engines.cache import cache_folder
+from dkcam.engines.cache import Entry, cache_folder
 from dkcam.engines.progress import Report, silent
 from dkcam.engines.tensorrt.library import Library
 from dkcam.engines.tensorrt.profile import Profile
-from dkcam.errors import DkcamError, EngineError
-from dkcam.files import write_file
+from dkcam.errors import EngineError
 from dkcam.spec import ModelSpec
 
 
@@ -126,28 +124,25 @@ def _monitor(trt: Any, report: Report) -> Any:
     return Monitor()
 
 
-def _timing_file(library: Library) -> Path | None:
+def _timing_file(library: Library) -> Entry | None:
     """TensorRT remembers how fast each kernel was: later builds of similar graphs are several times faster."""
     folder = cache_folder()
-    return folder / f"timing-{library.version}.cache" if folder and library.flavour == "tensorrt" else None
+    return (
+        Entry(folder / f"timing-{library.version}.cache", f"timing {library.version}") if folder and library.flavour == "tensorrt" else None
+    )
 
 
-def _load_timing(config: Any, path: Path | None) -> Any:
-    if path is None:
+def _load_timing(config: Any, entry: Entry | None) -> Any:
+    if entry is None:
         return None
     try:
-        cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+        cache = config.create_timing_cache(entry.read() or b"")
         config.set_timing_cache(cache, False)
         return cache
-    except (OSError, RuntimeError, TypeError):
+    except (RuntimeError, TypeError):
         return None
 
 
-def _save_timing(cache: Any, path: Path | None) -> None:
-    if cache is None or path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, bytes(cache.serialize()), EngineError)
-    except (OSError, DkcamError):
-        pass  # it only saves time
+def _save_timing(cache: Any, entry: Entry | None) -> None:
+    if cache is not None and entry is not None:
+        entry.write(bytes(cache.serialize()))

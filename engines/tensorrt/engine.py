@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from dkcam.engines.cache import cache_folder
 from dkcam.engines.cuda import Cuda, Memory, Pinned
 from dkcam.engines.engine import EngineOptions, GpuImage, Outputs, check_inputs
+from dkcam.engines.onnx_file import read_spec
 from dkcam.engines.tensorrt.build import first_error, make_logger
-from dkcam.engines.tensorrt.files import Plan, read_engine
+from dkcam.engines.tensorrt.files import Plan, read_engine, sidecar_of
 from dkcam.engines.tensorrt.library import Gpu, Library, find_gpu, load_tensorrt
 from dkcam.engines.tensorrt.make import make_engine
 from dkcam.engines.tensorrt.runtime_cache import open_context
 from dkcam.errors import DkcamError, EngineError, InputError
+from dkcam.files import Claim, Replacement, exists, make_folder
 
 KEPT_SHAPES = 8  # sets of input shapes that stay ready, each with a context and buffers of its own
 WARM_RUNS = 2  # before a CUDA graph is captured: TensorRT sets itself up in the first one
@@ -176,16 +178,45 @@ def open_model(data: bytes, source: str, options: EngineOptions) -> TensorRt:
     library = load_tensorrt()
     digest = hashlib.sha256(data).hexdigest()
     folder = cache_folder() if options.cache else None
-    if folder is None:
-        with TemporaryDirectory() as own:
-            return TensorRt(make_engine(data, source, Path(own) / "model.engine", report=options.report), source, library)
-    path = folder / f"{digest[:32]}-{library.flavour}-{library.version}-sm{gpu.capability.replace('.', '')}.engine"
+    if folder is not None and _can_hold_files(folder):
+        path = folder / f"{digest[:32]}-{library.flavour}-{library.version}-sm{gpu.capability.replace('.', '')}.engine"
+        claim = Claim(path, EngineError, wait=True)  # a build takes minutes: a second run waits for it and takes what came out
+        try:
+            plan = _cached(path, data, source, library, gpu) or make_engine(data, source, path, report=options.report, private=True)
+        finally:
+            claim.release()
+        return TensorRt(plan, source, library)
+    with TemporaryDirectory() as own:
+        return TensorRt(make_engine(data, source, Path(own) / "model.engine", report=options.report), source, library)
+
+
+def _cached(path: Path, data: bytes, source: str, library: Library, gpu: Gpu) -> Plan | None:
+    """What was built of these bytes, or None. An entry that is not that is deleted, with a word: it is to blame, not the model."""
+    sidecar = sidecar_of(path)
+    if not exists(path) and not exists(sidecar):
+        log.info("building a TensorRT engine, which is kept as %s", path)
+        return None
     try:
-        return TensorRt(read_engine(path, library, gpu, onnx_sha256=digest), source, library)
+        plan = read_engine(path, library, gpu, onnx_sha256=hashlib.sha256(data).hexdigest())
+        if plan.spec == read_spec(data, source):
+            return plan
+        why = f"{sidecar.name} describes another graph"
     except DkcamError as error:
-        log.info("building a TensorRT engine (%s)", error)
-        folder.mkdir(parents=True, exist_ok=True)
-        return TensorRt(make_engine(data, source, path, report=options.report), source, library)
+        why = str(error).split("; rebuild")[0]
+    log.warning("%s, an entry of the cache, is deleted and built anew: %s", path, why)
+    for file in (sidecar, path):
+        file.unlink(missing_ok=True)
+    return None
+
+
+def _can_hold_files(folder: Path) -> bool:
+    try:
+        make_folder(folder)
+        Replacement(folder / "probe", EngineError).discard()
+    except (OSError, EngineError) as error:
+        log.warning("the engine cannot be kept for the next run: %s", error)
+        return False
+    return True
 
 
 def _need(gpu: Gpu | None) -> Gpu:

@@ -1,7 +1,8 @@
 """A plan on disk: ``NAME.engine``, TensorRT's own bytes, and ``NAME.engine.json``, which says what they are.
 
 Loading a plan can run code, so nothing is handed to TensorRT before the sidecar says that these very bytes were built
-by this TensorRT for this GPU. Load only plans that you built.
+by this TensorRT for this GPU. The sidecar carries a hash of itself: labels or a mean that were changed by hand give wrong answers
+without a word. Neither hash keeps out someone who computes it again: load only plans that you built.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from dkcam.engines.tensorrt.library import Gpu, Library
 from dkcam.engines.tensorrt.profile import Profile
 from dkcam.errors import EngineError, ModelFileError
 from dkcam.files import check_target, exists, read_file, write_file
-from dkcam.spec import ModelSpec
+from dkcam.spec import LONGEST_SIDE, ModelSpec
 
-FORMAT = "dkcam-engine-1"
+FORMAT = "dkcam-engine-2"  # 1 had no hash of the description
+MOST_SIDECAR = 16 << 20  # bytes
+MOST_SIDE = 2 * LONGEST_SIDE  # of a profile: sizes, batches, classes
 SUFFIXES = (".engine", ".plan")
 
 
@@ -40,8 +43,8 @@ def sidecar_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def write_engine(path: Path, plan: Plan, library: Library, gpu: Gpu | None) -> None:
-    """Write both files; the sidecar goes last, so that a plan without one is never taken for finished."""
+def write_engine(path: Path, plan: Plan, library: Library, gpu: Gpu | None, *, private: bool = False) -> None:
+    """Write both files; the sidecar goes last, so that a plan without one is never taken for finished. private: for this user alone."""
     document = {
         "format": FORMAT,
         "plan_sha256": hashlib.sha256(plan.data).hexdigest(),
@@ -55,11 +58,18 @@ def write_engine(path: Path, plan: Plan, library: Library, gpu: Gpu | None) -> N
         "fidelity": dict(plan.spec.fidelity),
         "spec": json.loads(plan.spec.to_json()),
     }
+    document["description_sha256"] = _own_hash(document)
     sidecar = sidecar_of(path)
     check_target(sidecar, {}, EngineError)
     sidecar.unlink(missing_ok=True)
-    write_file(path, plan.data, EngineError)
-    write_file(sidecar, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode(), EngineError)
+    write_file(path, plan.data, EngineError, private=private)
+    write_file(sidecar, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode(), EngineError, private=private)
+
+
+def _own_hash(document: Mapping[str, Any]) -> str:
+    """Of everything but itself, however it is laid out."""
+    rest = {name: value for name, value in document.items() if name != "description_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def read_engine(path: Path, library: Library, gpu: Gpu | None, *, onnx_sha256: str | None = None) -> Plan:
@@ -92,18 +102,20 @@ def read_engine(path: Path, library: Library, gpu: Gpu | None, *, onnx_sha256: s
 
 def _parse(sidecar: Path, again: str) -> Mapping[str, Any]:
     """The document with every field of the right kind."""
-    text = read_file(sidecar, "the description of an engine", ModelFileError)
+    text = read_file(sidecar, "the description of an engine", ModelFileError, most=MOST_SIDECAR)
     try:
         document = json.loads(text)
         if document["format"] != FORMAT:
-            raise ValueError(f"format is {document['format']!r}, expected {FORMAT!r}")
+            raise ValueError(f"format is {document['format']!r:.40}, expected {FORMAT!r}")
+        if document["description_sha256"] != _own_hash(document):
+            raise ValueError("it was changed after it was written")
         gpu = document["gpu"]
         kinds = {
             "plan_sha256": isinstance(document["plan_sha256"], str),
             "onnx_sha256": isinstance(document["onnx_sha256"], str),
             "tensorrt": _texts(document["tensorrt"], ("flavour", "version")),
             "gpu": gpu is None or _texts(gpu, ("name", "capability")),
-            "dla": document.get("dla") is None or (type(document["dla"]) is int and document["dla"] >= 0),
+            "dla": document.get("dla") is None or (type(document["dla"]) is int and 0 <= document["dla"] < 64),
             "spec": isinstance(document["spec"], dict),
             "profile": all(_three(document["profile"][name]) for name in ("batch", "height", "width", "classes")),
         }
@@ -120,4 +132,9 @@ def _texts(value: Any, names: tuple[str, ...]) -> bool:
 
 
 def _three(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(isinstance(item, int) and item >= 1 for item in value)
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(type(item) is int and 1 <= item <= MOST_SIDE for item in value)
+        and value == sorted(value)
+    )

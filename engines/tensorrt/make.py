@@ -21,10 +21,12 @@ def make_engine(
     batch: tuple[int, int, int] | None = None,
     report: Report = silent,
     dla: int | None = None,
+    *,
+    private: bool = False,
 ) -> Plan:
     """Build ``path`` and its sidecar from an ONNX file's bytes; ``source`` names it in errors.
 
-    batch: least, usual and most pictures for graphs with a free batch. dla: see ``build_plan``.
+    batch: least, usual and most pictures for graphs with a free batch. dla: see ``build_plan``. private: files for this user alone.
     Errors: ModelFileError for the file, EngineError
     where TensorRT is missing, refuses the graph or runs out of memory; the files that were there stay.
     """
@@ -36,5 +38,5 @@ def make_engine(
     profile = Profile.of(spec, batch)
     built = build_plan(library, data, source, spec, profile, report, dla)
     plan = Plan(built, spec, hashlib.sha256(data).hexdigest(), profile, dla)
-    write_engine(path, plan, library, gpu)
+    write_engine(path, plan, library, gpu, private=private)
     return plan

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from dkcam.engines.cache import cache_folder
+from dkcam.engines.cache import Entry, cache_folder
 from dkcam.engines.tensorrt.library import Library
-from dkcam.errors import DkcamError, EngineError
-from dkcam.files import write_file
 
 
 def open_context(library: Library, engine: Any, plan: bytes) -> tuple[Any, Callable[[], None]]:
@@ -22,25 +19,11 @@ def open_context(library: Library, engine: Any, plan: bytes) -> tuple[Any, Calla
     folder = cache_folder()
     if library.flavour != "tensorrt_rtx" or folder is None:
         return engine.create_execution_context(), lambda: None
-    path = folder / f"{hashlib.sha256(plan).hexdigest()[:32]}-{library.version}.runtime"
+    digest = hashlib.sha256(plan).hexdigest()
+    entry = Entry(folder / f"{digest[:32]}-{library.version}.runtime", f"{digest} {library.version}")
     config = engine.create_runtime_config()
     cache = config.create_runtime_cache()
-    found = _read(path)
-    known = bool(found) and bool(cache.deserialize(found))
+    content = entry.read()
+    known = bool(content) and bool(cache.deserialize(content))
     config.set_runtime_cache(cache)
-    return engine.create_execution_context(config), (lambda: None) if known else (lambda: _keep(cache, path))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
-
-
-def _keep(cache: Any, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, bytes(cache.serialize()), EngineError)
-    except (OSError, DkcamError):
-        pass  # it only saves time
+    return engine.create_execution_context(config), (lambda: None) if known else (lambda: entry.write(bytes(cache.serialize())))

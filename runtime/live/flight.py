@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import reprlib
 import shutil
 import threading
 import time
@@ -22,18 +24,22 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dkcam.bounded_json import parse_json
 from dkcam.errors import DkcamError, SinkError, SourceError
-from dkcam.files import replacing
+from dkcam.files import Claim, make_folder, replacing, sweep
 from dkcam.runtime import jpeg
 from dkcam.runtime.explainer import Explains
 from dkcam.runtime.frame import Frame
+from dkcam.runtime.live.dump_parts import read_array, read_part
 from dkcam.runtime.result import Result
+from dkcam.spec import MOST_CLASSES
 
 log = logging.getLogger("dkcam")
 
@@ -42,6 +48,9 @@ MOST_MEMORY = 1 << 30  # bytes of frames, inputs and maps
 SPARE = 1 << 30  # bytes that a dump leaves free on the disk
 DAMAGE = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, OSError, EOFError, RuntimeError, NotImplementedError)
 QUALITY = 90
+# of a dump that is read: bytes of flight.json, and what they may become; of one picture, of one frame's maps; classes, windows
+MOST_ABOUT, MOST_PARSED, MOST_JPEG, MOST_MAPS = 64 << 20, 1 << 30, 64 << 20, 1 << 30
+MOST_EXPLAINED, MOST_WINDOWS = 1024, 64
 # largest difference of a heatmap, as a share of its maximum, between two runs of one input
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 5e-2}
 
@@ -72,9 +81,10 @@ class FlightRecorder:
 
     def __init__(self, folder: Path, seconds: float, explainer: Callable[[], Explains], about: dict[str, Any]) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         except OSError as error:
             raise SinkError(f"{folder} cannot be made a folder: {error.strerror}; choose another place for the flight recorder") from error
+        sweep(folder, "flight-*.zip", pattern=True)  # of runs that were killed while they wrote
         self._folder, self._seconds, self._explainer, self._about = folder, seconds, explainer, about
         self._ring: deque[_Kept] = deque()
         self._held = 0  # bytes
@@ -148,18 +158,33 @@ class FlightRecorder:
             log.warning("the flight recorder (%s) was not written: less than 1 GiB would stay free beside its %d MB", cause, size >> 20)
             return None
         with self._writing:
-            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-            path, number = self._folder / f"flight-{stamp}.zip", 1
-            while path.exists():
-                path, number = self._folder / f"flight-{stamp}-{number}.zip", number + 1
+            path, claim = self._free_name()
             try:
-                with replacing(path, SinkError) as temporary:
+                with replacing(path, SinkError, private=True) as temporary:
                     self._write(temporary, kept, cause)
             except DkcamError as error:
                 log.warning("the flight recorder could not be written: %s", error)
                 return None
+            finally:
+                claim.release()
         log.warning("flight recorder (%s): %d frames in %s", cause, len(kept), path)
         return path
+
+    def _free_name(self) -> tuple[Path, Claim]:
+        """A name that no dump has and no other run is about to take: clocks go back, and several runs may share the folder."""
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        for number in count():
+            path = self._folder / f"flight-{stamp}{f'-{number}' if number else ''}.zip"
+            if path.exists():
+                continue
+            try:
+                claim = Claim(path, SinkError)
+            except SinkError:
+                continue
+            if not path.exists():
+                return path, claim
+            claim.release()
+        raise AssertionError("count() ends")
 
     def _write(self, path: Path, kept: list[_Kept], cause: str) -> None:
         about = self._about | {
@@ -205,38 +230,61 @@ class Replay:
             raise SourceError(f"{path} does not exist; expected a flight-….zip that dk-run --flight-recorder wrote")
         try:
             with zipfile.ZipFile(path) as archive:
-                about = json.loads(archive.read("flight.json"))
+                about = parse_json(read_part(archive, "flight.json", MOST_ABOUT), MOST_PARSED)
             if about["format"] != FORMAT:
-                raise SourceError(f"{path} has format {about['format']}, this dkcam reads {FORMAT}; replay it with the dkcam that wrote it")
+                raise SourceError(
+                    f"{path} has format {about['format']!r:.20}, this dkcam reads {FORMAT}; replay it with the dkcam that wrote it"
+                )
             self.model, self.sha256, self.cause = str(about["model"]), str(about["sha256"]), str(about["cause"])
             self.resize, self.grid, self.background = about["resize"], about["grid"], about["background"]
-            if self.grid is not None and not (len(self.grid) == 2 and all(type(side) is int and 1 <= side <= 64 for side in self.grid)):
-                raise ValueError(f"its grid is {self.grid}")
+            if self.grid is not None and not (_whole(self.grid, 1, MOST_WINDOWS, 2) and math.prod(self.grid) <= MOST_WINDOWS):
+                raise ValueError(f"its grid is {reprlib.repr(self.grid)}")
             if not all(word is None or isinstance(word, str) for word in (self.background, self.resize)):
                 raise ValueError("its background or resize mode is no text")
-            self._frames = [
-                (tuple(f["size"]), tuple(int(k) for k in f["explained"]), int(f["camera"]), bool(f["masks"])) for f in about["frames"]
-            ]
+            self._frames = [_described(one) for one in about["frames"]]
         except (*DAMAGE, TypeError) as error:
-            raise SourceError(f"{path} is not a whole dump of the flight recorder ({error})") from error
+            raise SourceError(f"{path} is not a whole dump of the flight recorder ({str(error)[:200]})") from error
         self.count = len(self._frames)
 
     def frames(self, explainer: Explains) -> Iterator[Replayed]:
         """In order, prepared for an explainer of the same model. Errors: SourceError, InputError."""
+        spec = explainer.spec
+        kind = np.dtype(np.uint8 if spec.input == "rgb8" else np.float32)
+        pixels = 3 * spec.height * spec.width * (math.prod(self.grid) if self.grid else 1)
         with zipfile.ZipFile(self.path) as archive:
             for number, (size, explained, camera, masks) in enumerate(self._frames):
+                name, shown = f"{number:06d}", len(explained)
                 try:
-                    image = jpeg.decode(archive.read(f"{number:06d}.jpg"))
-                    names = ("input", "heatmap", "scores")
-                    arrays = [np.load(BytesIO(archive.read(f"{number:06d}.{name}.npy")), allow_pickle=False) for name in names]
+                    image = jpeg.decode(read_part(archive, f"{name}.jpg", MOST_JPEG))
+                    arrays = [
+                        read_array(archive, f"{name}.input.npy", kind, (None,) * 4, pixels * kind.itemsize),
+                        read_array(archive, f"{name}.heatmap.npy", np.float32, (shown, None, None), min(4 * pixels * shown, MOST_MAPS)),
+                        read_array(archive, f"{name}.scores.npy", np.float32, (len(spec.labels),), 4 * len(spec.labels)),
+                    ]
                 except DAMAGE as error:
-                    raise SourceError(f"{self.path} is damaged at frame {number} ({error})") from error
+                    raise SourceError(f"{self.path} is damaged at frame {number} ({str(error)[:200]})") from error
                 if image is None or image.shape[:2] != size:
                     raise SourceError(f"{self.path} is damaged: frame {number} is no picture of {size[1]}x{size[0]} pixels")
-                if arrays[1].ndim != 3 or arrays[2].shape != (len(explainer.spec.labels),):
-                    raise SourceError(f"{self.path} is damaged: frame {number} has maps {arrays[1].shape} and scores {arrays[2].shape}")
                 frame = Frame(image, number, str(self.path), float(number), camera=camera)
                 yield Replayed(frame, explainer.prepared_from(arrays[0], *size), explained, masks, arrays[1], arrays[2])
+
+
+def _whole(value: Any, least: int, most: int, count: int | None = None) -> bool:
+    """A list of ``count`` whole numbers."""
+    good = isinstance(value, list) and (count is None or len(value) == count)
+    return good and all(type(number) is int and least <= number <= most for number in value)
+
+
+def _described(frame: Any) -> tuple[tuple[int, ...], tuple[int, ...], int, bool]:
+    """size, explained, camera, masks of a frame of flight.json. ValueError, TypeError and KeyError for anything else."""
+    size, explained, camera, masks = (frame[name] for name in ("size", "explained", "camera", "masks"))
+    if not _whole(size, 1, 1 << 16, 2):
+        raise ValueError(f"a frame's size is {reprlib.repr(size)}")
+    if not _whole(explained, -MOST_CLASSES, MOST_CLASSES) or not 1 <= len(explained) <= MOST_EXPLAINED:
+        raise ValueError(f"a frame's classes are {reprlib.repr(explained)}")
+    if not _whole([camera], 0, 1 << 16) or not isinstance(masks, bool):
+        raise ValueError(f"a frame's camera or masks are {reprlib.repr([camera, masks])}")
+    return tuple(size), tuple(explained), camera, masks
 
 
 def difference(heatmap: NDArray[np.float32], before: NDArray[np.float32]) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkcam.errors import DkcamError, EngineError
-from dkcam.files import write_file
+from dkcam.files import exists, make_folder, write_file
 from dkcam.runtime.explainer import Explains
 from dkcam.runtime.explanation import Explanation
 
@@ -100,12 +100,16 @@ class Recovery:
 
         if self._folder is None or self.saved >= MOST_SAVED:
             return None
-        path = self._folder / f"{time.strftime('%Y%m%dT%H%M%S')}-{self.saved:02d}.png"
+        stamp = time.strftime("%Y%m%dT%H%M%S")
+        names = (self._folder / f"{stamp}-{number:02d}.png" for number in range(self.saved, 1000))
+        path = next((name for name in names if not exists(name)), None)  # the clock may have gone back
+        if path is None:
+            return None
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             done, data = cv2.imencode(".png", image)
             if done:
-                write_file(path, data.tobytes(), EngineError)
+                write_file(path, data.tobytes(), EngineError, private=True)
         except (OSError, DkcamError, cv2.error):
             return None
         self.saved += 1

@@ -21,6 +21,10 @@ PRECISIONS = ("fp32", "fp16", "int8")
 TARGETS = ("any", "cpu", "gpu")
 LONGEST_SIDE = 8192  # pixels of an input
 MOST_SAMPLES = 4096
+MOST_MASK = 1 << 30  # bytes of DropKey masks, bool [N, T, T]
+MOST_NUMBER = 1e300  # a whole number beyond a float's range is none
+MOST_BATCH = 65_536
+MOST_CLASSES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,22 @@ class ModelSpec:
             known = {f.name for f in fields(ModelSpec)}
             values = {name: _tupled(value) for name, value in values.items() if name in known}
             check_values(values)
-            return ModelSpec(**values)
+            spec = ModelSpec(**values)
+            check_masks(spec.samples, spec.tokens())
+            return spec
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise ModelFileError(f"{source} has a damaged {SPEC_KEY} ({error}); export the model again with dk-export") from error
+            raise ModelFileError(
+                f"{source} has a damaged {SPEC_KEY} ({str(error)[:200]}); export the model again with dk-export"
+            ) from error
+
+
+def check_masks(samples: int, tokens: int) -> None:
+    """ValueError where N masks over T tokens take more memory than anyone means."""
+    if samples * tokens**2 > MOST_MASK:
+        raise ValueError(
+            f"{samples} samples over {tokens} tokens are {samples * tokens**2 / 2**30:.3g} GiB of masks, "
+            f"expected {MOST_MASK >> 30} GiB at most"
+        )
 
 
 def _tupled(value: Any) -> Any:
@@ -94,8 +111,13 @@ def check_values(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         valid, expected = _RULES[name]
         if not valid(value):
-            shown = repr(value)
+            shown = _shown(value)
             raise ValueError(f"{name} is {shown if len(shown) < 60 else shown[:57] + '...'}, expected {expected}")
+
+
+def _shown(value: Any) -> str:
+    """Python refuses to write whole numbers of thousands of digits."""
+    return repr(value) if not isinstance(value, int) or abs(value) < 10**60 else "a number of more than 60 digits"
 
 
 _Rule = tuple[Callable[[Any], bool], str]
@@ -106,7 +128,9 @@ def _whole(value: Any, least: int, most: float = math.inf) -> bool:
 
 
 def _number(value: Any, least: float = -math.inf, below: float = math.inf) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and least <= value < below
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or abs(value) > MOST_NUMBER:
+        return False
+    return math.isfinite(value) and least <= value < below
 
 
 def _list_of(value: Any, valid: Callable[[Any], bool], length: int | None = None) -> bool:
@@ -131,8 +155,8 @@ _SIDE: _Rule = (
 )
 _TEXT: _Rule = (_text, "text")
 _RULES: Mapping[str, _Rule] = {
-    "labels": (lambda value: _list_of(value, _text) and len(value) >= 1, "a list of one or more names"),
-    "classes": (lambda value: _whole(value, 1), "a whole number of 1 or more"),
+    "labels": (lambda value: _list_of(value, _text) and 1 <= len(value) <= MOST_CLASSES, "a list of one or more names"),
+    "classes": (lambda value: _whole(value, 1, MOST_CLASSES), f"a whole number from 1 to {MOST_CLASSES}"),
     "height": _SIDE,
     "width": _SIDE,
     "variant": _one_of(*VARIANTS),
@@ -146,10 +170,10 @@ _RULES: Mapping[str, _Rule] = {
     "grid": (lambda value: value is None or _list_of(value, lambda item: _whole(item, 1, 1024), 2), "null or two whole numbers"),
     "mask_ratio": (lambda value: _number(value, 0, 1), "a number from 0 to below 1"),
     "samples": (lambda value: _whole(value, 0, MOST_SAMPLES), f"a whole number from 0 to {MOST_SAMPLES}"),
-    "explain": (lambda value: value is None or _whole(value, 1), "null or a whole number of 1 or more"),
+    "explain": (lambda value: value is None or _whole(value, 1, MOST_CLASSES), "null or a whole number of 1 or more"),
     "batch": (
-        lambda value: _list_of(value, lambda item: _whole(item, 1), 2) and value[0] <= value[1],
-        "two whole numbers, the first not above the second",
+        lambda value: _list_of(value, lambda item: _whole(item, 1, MOST_BATCH), 2) and value[0] <= value[1],
+        f"two whole numbers up to {MOST_BATCH}, the first not above the second",
     ),
     "dynamic": (lambda value: _list_of(value, lambda item: item in ("batch", "size")), "a list of batch, size or both"),
     "outputs": (lambda value: _list_of(value, lambda item: item in OUTPUTS) and len(value) >= 1, "a list of outputs"),

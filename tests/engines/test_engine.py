@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from dkcam import files
+from dkcam.engines import cache as caches
 from dkcam.engines import open_engine
 from dkcam.errors import EngineError, InputError, ModelFileError
+from dkcam.export.exporter import export
+from dkcam.export.options import ExportOptions
+from tests.conftest import tiny_checkpoint
 
 IMAGE = np.zeros((1, 64, 96, 3), np.uint8)
 TOP = np.array([-1])
@@ -55,6 +63,129 @@ def test_a_damaged_cache_is_replaced(model_file: Path, tmp_path: Path, monkeypat
     assert kept.stat().st_size == size
 
 
+def refused(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "an entry of the cache" in record.getMessage()]
+
+
+@pytest.mark.parametrize("damage", ["zeroed", "another model's", "bare", "cut", "empty", "a flipped bit"])
+def test_what_the_cache_holds_is_looked_at(
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    """Else 4 KiB of zeros among the weights, or another model's, run without a word and answer wrongly."""
+    monkeypatch.setenv("DKCAM_CACHE", str(tmp_path / "cache"))
+    expected = open_engine(model_file).run(IMAGE, TOP)
+    (kept,) = (tmp_path / "cache").iterdir()
+    good = kept.read_bytes()
+    if damage == "zeroed":
+        middle = len(good) // 2
+        kept.write_bytes(good[:middle] + bytes(4096) + good[middle + 4096 :])
+    elif damage == "another model's":
+        other = tmp_path / "other.onnx"
+        other.write_bytes(export(tiny_checkpoint(seed=1), ExportOptions(size=(64, 96)), check=False).data)
+        open_engine(other)
+        (entry,) = set((tmp_path / "cache").iterdir()) - {kept}
+        kept.write_bytes(entry.read_bytes())
+    elif damage == "bare":
+        kept.write_bytes(model_file.read_bytes())
+    elif damage == "a flipped bit":
+        kept.write_bytes(good[:-100] + bytes([good[-100] ^ 1]) + good[-99:])
+    else:
+        kept.write_bytes(good[:-1] if damage == "cut" else b"")
+    again = open_engine(model_file)
+    for name, value in again.run(IMAGE, TOP).items():
+        np.testing.assert_array_equal(value, expected[name])
+    (message,) = refused(caplog)
+    assert kept.name in message and "deleted and made anew" in message and str(model_file) not in message
+    assert kept.read_bytes() == good
+    open_engine(model_file)
+    assert len(refused(caplog)) == 1
+
+
+def test_an_entry_without_a_description_blames_itself(
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("DKCAM_CACHE", str(tmp_path))
+    first = open_engine(model_file)
+    (kept,) = tmp_path.iterdir()
+    bare = onnx.load(model_file)
+    del bare.metadata_props[:]
+    caches.Entry(kept, f"{first.sha256} {kept.stem[33:]}").write(bare.SerializeToString())
+    assert open_engine(model_file).spec == first.spec
+    assert refused(caplog) == [f"{kept}, an entry of the cache, is deleted and made anew: it lacks dkcam.spec"]
+
+
+def test_a_foreign_model_blames_itself_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("DKCAM_CACHE", str(tmp_path / "cache"))
+    for _ in range(2):
+        with pytest.raises(ModelFileError, match=r"other.onnx is an ONNX file without dkcam.spec"):
+            open_engine(foreign(tmp_path / "other.onnx"))
+    assert not refused(caplog)
+
+
+def test_entries_are_the_users_alone(model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DKCAM_CACHE", str(tmp_path / "a" / "cache"))
+    before = os.umask(0)
+    try:
+        open_engine(model_file)
+    finally:
+        os.umask(before)
+    (kept,) = (tmp_path / "a" / "cache").iterdir()
+    assert [path.stat().st_mode & 0o777 for path in (tmp_path / "a", kept.parent, kept)] == [0o700, 0o700, 0o600]
+
+
+def test_eight_processes_share_one_cache(model_file: Path, tmp_path: Path) -> None:
+    """All begin at once, in turn with one that damages what it finds; none fails, all say the same."""
+    code = """
+import sys, hashlib, numpy as np
+from pathlib import Path
+from dkcam.engines import open_engine
+print("ready", flush=True); sys.stdin.readline()
+said = set()
+for turn in range(6):
+    if sys.argv[2] == "1":
+        for kept in Path(sys.argv[3]).glob("*.graph"):
+            try: kept.write_bytes(b"damaged")
+            except OSError: pass
+    found = open_engine(sys.argv[1]).run(np.zeros((1, 64, 96, 3), np.uint8), np.array([-1]))
+    said.add(hashlib.sha256(b"".join(found[name].tobytes() for name in sorted(found))).hexdigest())
+print(*said)
+"""
+    cache = tmp_path / "cache"
+    words = [[sys.executable, "-c", code, str(model_file), str(int(k == 0)), str(cache)] for k in range(8)]
+    own = {**os.environ, "DKCAM_CACHE": str(cache)}
+    several = [subprocess.Popen(each, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=own) for each in words]
+    for each in several:
+        assert each.stdout is not None and each.stdout.readline() == b"ready\n"
+    done = [each.communicate(b"go\n") for each in several]
+    assert len({out for out, _ in done}) == 1 and len(done[0][0].split()) == 1, done
+    assert not any(each.returncode for each in several)
+    assert not [path for path in cache.iterdir() if path.name.startswith(".")]
+
+
+def test_a_clock_that_goes_back_does_not_empty_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries of before the jump look newest for ever; without a rule each new one would push the last new one out."""
+    monkeypatch.setattr(caches, "KEPT", 4)
+    now = time.time()
+    for k in range(4):
+        entry = caches.Entry(tmp_path / f"old{k}.graph", "key")
+        entry.write(b"x")
+        os.utime(entry.path, (now + 1e8, now + 1e8))
+    for k in range(4):
+        caches.Entry(tmp_path / f"new{k}.graph", "key").write(b"x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"new{k}.graph" for k in range(4)]
+
+
+def test_only_entries_are_cleared_away(model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """$DKCAM_CACHE may be a folder that holds models of the user's."""
+    monkeypatch.setenv("DKCAM_CACHE", str(tmp_path))
+    monkeypatch.setattr(caches, "KEPT", 1)
+    mine = [tmp_path / f"{k}.onnx" for k in range(3)]
+    for path in mine:
+        path.write_text("mine")
+    open_engine(model_file)
+    assert all(path.read_text() == "mine" for path in mine)
+
+
 @pytest.mark.skipif(os.name == "nt" or not hasattr(os, "geteuid"), reason="needs POSIX paths")
 def test_a_cache_that_cannot_be_written_is_done_without(model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
@@ -65,15 +196,13 @@ def test_a_cache_that_cannot_be_written_is_done_without(model_file: Path, tmp_pa
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_cache_on_a_full_disk_is_done_without(model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DKCAM_CACHE", str(tmp_path))
-    touch = Path.touch
 
-    def full(path: Path, *args: Any, **kwargs: Any) -> None:
-        if path.parent == tmp_path:
-            path.symlink_to("/dev/full")
-        else:
-            touch(path, *args, **kwargs)
+    def full(path: Path, suffix: str, private: bool) -> tuple[Path, None]:
+        temporary = path.with_name(".full")
+        temporary.symlink_to("/dev/full")
+        return temporary, None
 
-    monkeypatch.setattr(Path, "touch", full)
+    monkeypatch.setattr(files, "_held", full)
     assert open_engine(model_file).run(IMAGE, TOP)
     assert not list(tmp_path.iterdir())
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from dkcam.errors import CheckpointError
 from dkcam.export.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import LABELS, tiny_checkpoint, tiny_model
+from tests.memory import limited, one_line
 
 
 def same_scores(first: torch.nn.Module, second: torch.nn.Module) -> bool:
@@ -170,3 +172,91 @@ def test_damaged_labels_in_safetensors_metadata(tmp_path: Path, labels: str) -> 
     save_file(tiny_model("plain").state_dict(), tmp_path / "m.safetensors", {"labels": labels})
     with pytest.raises(CheckpointError, match=r"its metadata's labels are damaged .*--labels FILE"):
         load_checkpoint(tmp_path / "m.safetensors")
+
+
+LOAD = """
+from pathlib import Path
+from dkcam.export.checkpoint import load_checkpoint
+from dkcam.tools.cli import user_errors
+user_errors(load_checkpoint)(Path(sys.argv[1])).module()
+"""
+
+
+@pytest.mark.parametrize(
+    ("new", "rows", "words"), [(True, 40_000_000, "fc.weight is [40000000, 256], 38.1 GiB"), (False, 100_000, "fc.weight is [100000, 256]")]
+)
+def test_a_number_expanded_to_gigabytes_is_refused_before_they_are_asked_for(tmp_path: Path, new: bool, rows: int, words: str) -> None:
+    state = tiny_model("plain").state_dict()
+    state["fc.weight"] = torch.zeros(1).expand(rows, 256)
+    torch.save(state, tmp_path / "m.pt", _use_new_zipfile_serialization=new)
+    assert (tmp_path / "m.pt").stat().st_size < 2_000_000
+    done = limited(LOAD, tmp_path / "m.pt", mib=2048)
+    assert one_line(done, "m.pt", words, "an expanded view; save its clone()"), done.stderr[-2000:]
+
+
+def test_views_of_one_storage_are_refused(tmp_path: Path) -> None:
+    """Each of them is in the file, all of them together are not."""
+    state = tiny_model("plain").state_dict()
+    whole = torch.zeros(max(value.numel() for value in state.values()))
+    torch.save({name: whole[: v.numel()].view(v.shape) if v.is_floating_point() else v for name, v in state.items()}, tmp_path / "m.pt")
+    with pytest.raises(CheckpointError, match=r"m.pt: its tensors are [\d.]+ MiB in a file of [\d.]+ MiB: views of one another"):
+        load_checkpoint(tmp_path / "m.pt")
+
+
+def test_an_own_checkpoint_that_describes_a_giant_is_refused_before_it_is_built(tmp_path: Path) -> None:
+    document = torch.load(_own(tmp_path), weights_only=True)
+    document["config"]["classes"], document["labels"] = 10**5, ["x"] * 10**5
+    document["config"]["width"] = 4.0
+    torch.save(document, tmp_path / "m.pt")
+    done = limited(LOAD, tmp_path / "m.pt", mib=2048)  # its last layer alone would take 3.3 GB
+    assert one_line(done, "m.pt", "conv1.weight has shape"), done.stderr[-2000:]
+
+
+def _own(folder: Path) -> Path:
+    save_checkpoint(folder / "m.pt", tiny_checkpoint())
+    return folder / "m.pt"
+
+
+def test_a_zip_that_unfolds_is_refused(tmp_path: Path) -> None:
+    """torch would unpack it: 1 MB to 1 GB."""
+    path = _own(tmp_path)
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as new:
+        for part in old.infolist():
+            new.writestr(part.filename, old.read(part))
+        new.writestr("archive/data/999", bytes(300 << 20))
+    done = limited(LOAD, tmp_path / "bomb.pt", mib=2048)
+    assert one_line(done, "bomb.pt", "would unfold to 3", "save it again"), done.stderr[-2000:]
+
+
+def safetensors(header: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        safetensors(b"[" * 100_000),
+        safetensors(b'{"a":' * 50_000),
+        safetensors(b'{"__metadata__": ' + b"[" * 50_000),
+        safetensors(b"[1, 2]"),
+        safetensors(b'{"__metadata__": [1]}'),
+        safetensors(b'{"a": {"dtype": "F32", "shape": [4611686018427387904, 16], "data_offsets": [0, 0]}}'),
+        safetensors(b'{"a": {"dtype": "F32", "shape": [' + b"9" * 5000 + b'], "data_offsets": [0, 0]}}'),
+        safetensors(b'{"x": [' + b"[]," * 2_000_000 + b"[]]}"),
+        (1 << 62).to_bytes(8, "little") + b"{}",
+    ],
+)
+def test_safetensors_headers_that_someone_made_to_hurt(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "m.safetensors").write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"m.safetensors (is not a whole safetensors file|holds no state dict)") as caught:
+        load_checkpoint(tmp_path / "m.safetensors")
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("shape", [(0, 256), (2**21, 1)])
+def test_a_layer_of_no_or_too_many_classes_is_named(tmp_path: Path, shape: tuple[int, int]) -> None:
+    state = tiny_model("plain").state_dict()
+    state["fc.weight"] = torch.zeros(shape)
+    torch.save(state, tmp_path / "m.pt")
+    with pytest.raises(CheckpointError, match=r"fc.weight has shape .* expected 1 to 1048576 classes"):
+        load_checkpoint(tmp_path / "m.pt")

@@ -199,3 +199,43 @@ def test_a_full_disk_is_one_error_and_what_was_written_stays(result: Result, sma
     sink.write(result)
     sink.close()
     assert len(times(small_disk / "p.mp4")) == 1
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o277])
+def test_what_a_camera_records_is_the_users_alone_whatever_the_umask(result: Result, tmp_path: Path, umask: int) -> None:
+    """Outputs of files can be made again, and are as the user's other files."""
+    for live in (True, False):
+        folder = tmp_path / str(live)
+        folder.mkdir()
+        before = os.umask(umask if live else umask & 0o022)
+        try:
+            for name in ("a.mp4", "a.jsonl", "pictures/"):
+                sink = open_sink(f"{folder}/{name}", 10.0, live=live)
+                sink.write(result)
+                sink.close()
+        finally:
+            os.umask(before)
+        modes = {path.name: path.stat().st_mode & 0o777 for path in sorted(folder.rglob("*"))}
+        file, inner = (0o600, 0o700) if live else (0o666 & ~(umask & 0o022), 0o777 & ~(umask & 0o022))
+        assert modes == {"a.mp4": file, "a.jsonl": file, "pictures": inner, "000000.png": file}
+
+
+def test_a_wall_clock_that_jumps_overwrites_nothing(
+    result: Result, tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands still, goes back to a second that had a file, and on again: every line is in one of the files, ages hold."""
+    stamps = iter(["20260101T000002Z", "20260101T000002Z", "20260101T000001Z", "20260101T000002Z", "20250101T000000Z"])
+    monkeypatch.setattr(recording.time, "strftime", lambda *words: next(stamps))
+    sink = JsonLines(tmp_path / "o.jsonl", live=True, rotation=Rotation(seconds=1.0))
+    for number in range(5):
+        sink.write(replace(result, frame=replace(result.frame, index=number)))
+        clock[0] += 1.0
+    sink.close()
+    found = {path.name: [json.loads(line)["frame"] for line in path.read_text().splitlines()] for path in tmp_path.glob("o*")}
+    assert found == {
+        "o-20260101T000002Z.1.jsonl": [0],
+        "o-20260101T000002Z.2.jsonl": [1],
+        "o-20260101T000001Z.jsonl": [2],
+        "o-20260101T000002Z.jsonl": [3],
+        "o-20250101T000000Z.jsonl": [4],
+    }

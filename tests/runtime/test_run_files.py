@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -290,3 +291,23 @@ def test_a_browser_that_comes_late_sees_the_last_picture(
         assert not page.run("document.body.innerText.includes('dropped') || document.querySelector('figure').classList.contains('stale')")
         page.run("(() => { const s = document.getElementById('classes'); s.value = '3'; s.dispatchEvent(new Event('change')); })()")
         page.until("views.get(0).header.explained[0] === 'warning'")
+
+
+def test_a_name_that_is_no_utf_8_neither_crashes_nor_stops_the_run(model_file: Path, tmp_path: Path, clip: Callable[..., Path]) -> None:
+    """OpenCV's imread and VideoCapture end the process with signal 11 on one."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    data = cv2.imencode(".jpg", np.full((90, 160, 3), 80, np.uint8))[1]
+    name = os.fsdecode(b"p\xff\x1b]0;x\x07.jpg")
+    for each in ("a.jpg", name):
+        (folder / each).write_bytes(data.tobytes())
+    lines, heat = tmp_path / "o.jsonl", tmp_path / "heat"
+    words = ["--model", model_file, "--headless", "--source"]
+    code = [sys.executable, "-c", "from dkcam.tools.run_command import entry; entry()", *words]
+    run = subprocess.run([*code, folder, "--sink", lines, "--sink", heat], capture_output=True, text=True)
+    assert run.returncode == 0 and "\x1b" not in run.stdout + run.stderr, run.stderr
+    sources = [json.loads(line)["source"] for line in lines.read_text().splitlines()]
+    assert sources == [str(folder / "a.jpg"), str(folder / name)] and len(list(heat.glob("*.png"))) == 2
+    video = clip().rename(tmp_path / os.fsdecode(b"v\xff.mp4"))
+    run = subprocess.run([*code, video], capture_output=True, text=True)
+    assert run.returncode == 1 and "has a name that is no UTF-8, which OpenCV cannot open; rename it" in run.stderr, run.stderr

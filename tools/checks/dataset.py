@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -54,11 +55,11 @@ def checked_box(dataset: Dataset, where: str, label: str, place: Sequence[object
     for value in place:
         try:
             number = float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # a whole number of hundreds of digits
             number = math.nan
         numbers.append(number)
     if len(numbers) != 4 or not all(math.isfinite(number) for number in numbers):
-        dataset.note("not a number", where, f"box of {label!r} is {list(place)}")
+        dataset.note("not a number", where, f"box of {label!r} is {reprlib.repr(list(place))}")
         return None
     left, top, right, bottom = numbers
     if right <= left or bottom <= top:

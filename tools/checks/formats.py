@@ -8,20 +8,27 @@ yolo   folder with images/ and labels/ (or both in one),  kitti  folder with ima
 from __future__ import annotations
 
 import csv
-import json
+import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from dkcam.bounded_json import parse_json
 from dkcam.errors import DataError
 from dkcam.files import exists, read_file
+from dkcam.image_file import read_image
 from dkcam.rendered import Box
 from dkcam.runtime.sources import PICTURES
 from dkcam.tools.checks.dataset import Dataset, Picture, checked_box
+from dkcam.tools.checks.yaml_file import names_of, read_yaml, value_of
 
 KITTI_FIELDS = 15
 KITTI_IGNORED = "DontCare"
+MOST_LABELS = 1 << 30  # bytes of one file with all labels; COCO's own largest has 0.45 GB
+MOST_MEMORY = 4 << 30  # bytes that they may take while they are read
+MOST_TEXT = 16 << 20  # bytes of labels of one picture, or of class names
+LONGEST_LINE = 1 << 16
 
 
 def read_dataset(path: Path, form: str | None = None) -> Dataset:
@@ -73,7 +80,8 @@ def _recognise(path: Path) -> tuple[Path, str]:
     for text in texts:
         if text.name in ("classes.txt", "obj.names"):
             continue
-        words = text.read_text(errors="replace").split("\n")[0].split()
+        with text.open(errors="replace") as lines:
+            words = lines.readline(LONGEST_LINE).split()
         if words:
             return path, "yolo" if len(words) in (5, 6) else "kitti"
     if texts:
@@ -87,21 +95,24 @@ def _recognise(path: Path) -> tuple[Path, str]:
 def _coco(path: Path) -> Dataset:
     dataset = Dataset(path, "coco")
     try:
-        document = json.loads(read_file(path, "COCO labels (.json)", DataError))
-        categories = {entry["id"]: str(entry["name"]) for entry in document["categories"]}
-        images = {entry["id"]: str(entry["file_name"]) for entry in document["images"]}
-        annotations = list(document["annotations"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        words = " ".join(str(error).split())[:100]
+        document = parse_json(read_file(path, "COCO labels (.json)", DataError, most=MOST_LABELS), MOST_MEMORY, _coco_part)
+        categories = {_coco_id(entry["id"]): _coco_text(entry["name"]) for entry in document["categories"]}
+        images = {_coco_id(entry["id"]): _coco_text(entry["file_name"]) for entry in document["images"]}
+        annotations = document["annotations"]
+        if not isinstance(annotations, list):
+            raise ValueError("annotations is no list")
+    except (ValueError, KeyError, TypeError) as error:
+        words = " ".join(str(error).split())[:200]
         raise DataError(f"{path} is not COCO JSON ({words}); expected images, annotations and categories") from error
     boxes: dict[Any, list[Box]] = {}
     for number, entry in enumerate(annotations):
-        where = f"{path.name} annotation {entry.get('id', number) if isinstance(entry, dict) else number}"
+        where = f"{path.name} annotation {number}"
         try:
-            image, category, place = entry["image_id"], entry["category_id"], entry["bbox"]
+            where = f"{path.name} annotation {_coco_id(entry.get('id', number))}"
+            image, category, place = _coco_id(entry["image_id"]), _coco_id(entry["category_id"]), entry["bbox"]
             left, top, wide, high = place
-        except (KeyError, TypeError, ValueError):
-            dataset.note("damaged label", where, f"expected image_id, category_id and bbox of four numbers, came {str(entry)[:80]}")
+        except (KeyError, TypeError, ValueError, AttributeError):
+            dataset.note("damaged label", where, f"expected image_id, category_id and bbox of four numbers, came {reprlib.repr(entry)}")
             continue
         if entry.get("iscrowd"):
             continue
@@ -113,7 +124,7 @@ def _coco(path: Path) -> Dataset:
             continue
         try:
             corners: tuple[object, ...] = (float(left), float(top), float(left) + float(wide), float(top) + float(high))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             corners = (left, top, wide, high)
         box = checked_box(dataset, where, categories[category], corners)
         if box is not None:
@@ -123,11 +134,43 @@ def _coco(path: Path) -> Dataset:
     return dataset
 
 
+_COCO = frozenset(("images", "annotations", "categories", "id", "name", "file_name", "image_id", "category_id", "bbox", "iscrowd"))
+
+
+def _coco_part(table: dict[str, Any]) -> dict[str, Any]:
+    """Without the outlines, which are most of a file and are not used."""
+    return {name: table[name] for name in _COCO & table.keys()}
+
+
+def _coco_id(value: Any) -> int | str:
+    """ValueError for what is no id, or a number that no other program takes for one."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"an id is {reprlib.repr(value)}, expected a whole number or a name")
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        raise ValueError("an id is a number of more than 64 bits")
+    return value
+
+
+def _coco_text(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"a name is {reprlib.repr(value)}, expected text")
+    return str(value)
+
+
 def _csv(path: Path) -> Dataset:
     dataset = Dataset(path, "csv")
-    boxes: dict[str, list[Box]] = {}
-    text = read_file(path, "labels (.csv)", DataError).decode("utf-8-sig", errors="replace")
+    text = read_file(path, "labels (.csv)", DataError, most=MOST_LABELS).decode("utf-8-sig", errors="replace")
     rows = csv.DictReader(text.splitlines())
+    try:
+        return _csv_rows(path, dataset, rows)
+    except csv.Error as error:
+        raise DataError(f"{path} line {rows.line_num + 1}: {error}; expected file,x1,y1,x2,y2,class_name") from error
+
+
+def _csv_rows(path: Path, dataset: Dataset, rows: csv.DictReader[str]) -> Dataset:
+    boxes: dict[str, list[Box]] = {}
     missing = {"file", "x1", "y1", "x2", "y2"} - set(rows.fieldnames or ())
     if missing or not {"class_name", "class_id"} & set(rows.fieldnames or ()):
         raise DataError(f"{path} lacks columns ({', '.join(sorted(missing)) or 'class_name'}); expected file,x1,y1,x2,y2,class_name")
@@ -160,7 +203,10 @@ def _voc(path: Path) -> Dataset:
     labels = next((path / name for name in ("Annotations", "annotations") if (path / name).is_dir()), path)
     for file in sorted(labels.glob("*.xml")):
         try:
-            root = ElementTree.fromstring(read_file(file, "VOC labels (.xml)", DataError))
+            data = read_file(file, "VOC labels (.xml)", DataError, most=MOST_TEXT)
+            if b"<!ENTITY" in data:  # a kilobyte of them can stand for gigabytes; newer parsers refuse that, older ones do not
+                raise ElementTree.ParseError("it defines entities")
+            root = ElementTree.fromstring(data)
         except ElementTree.ParseError as error:
             dataset.note("damaged label", file.name, f"is not XML ({error})")
             continue
@@ -189,9 +235,9 @@ def _yolo(path: Path) -> Dataset:
             if len(words) not in (5, 6):
                 dataset.note("damaged label", where, f"expected class, x, y, width, height; came {' '.join(words)[:60]}")
                 continue
-            label = classes.get(int(words[0])) if words[0].isascii() and words[0].isdigit() else None
+            label = classes.get(int(words[0])) if words[0].isascii() and words[0].isdigit() and len(words[0]) < 10 else None
             if label is None:
-                dataset.note("unknown class", where, f"class {words[0]} has no name in data.yaml or classes.txt")
+                dataset.note("unknown class", where, f"class {words[0][:20]} has no name in data.yaml or classes.txt")
                 continue
             if size is None:
                 continue
@@ -218,16 +264,16 @@ def _yolo(path: Path) -> Dataset:
 def _yolo_classes(path: Path) -> Mapping[int, str]:
     for name in ("data.yaml", "dataset.yaml", "data.yml"):
         if exists(path / name):
-            import yaml
-
+            names = value_of(read_yaml(path / name, "YOLO's data.yaml"), "names")
+            if names is None:
+                raise DataError(f"{path / name} names no classes; expected a list or table under names:")
             try:
-                names = yaml.safe_load(read_file(path / name, "YOLO's data.yaml", DataError))["names"]
-                return {int(key): str(value) for key, value in (names.items() if isinstance(names, dict) else enumerate(names))}
-            except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-                raise DataError(f"{path / name} names no classes; expected a list or table under names:") from error
+                return names_of(names)
+            except ValueError as error:
+                raise DataError(f"{path / name} {error}; expected a list or table of names under names:") from error
     for name in ("classes.txt", "labels/classes.txt", "obj.names"):
         if exists(path / name):
-            lines = read_file(path / name, "class names", DataError).decode("utf-8", errors="replace").splitlines()
+            lines = read_file(path / name, "class names", DataError, most=MOST_TEXT).decode("utf-8", errors="replace").splitlines()
             return dict(enumerate(line.strip() for line in lines if line.strip()))
     raise DataError(f"{path} names no classes; expected data.yaml with names:, or classes.txt with one name a line")
 
@@ -265,9 +311,14 @@ def _pairs(path: Path, images: str, labels: str) -> Iterator[tuple[Path, Path | 
 def _lines(text: Path | None) -> Iterator[tuple[str, list[str]]]:
     if text is None:
         return
-    for number, line in enumerate(text.read_text(errors="replace").splitlines(), 1):
+    for number, line in enumerate(_text_of(text).splitlines(), 1):
         if line.strip():
             yield f"{text.name} line {number}", line.split()
+
+
+def _text_of(file: Path) -> str:
+    """An empty file holds no object."""
+    return read_file(file, "labels (.txt)", DataError, most=MOST_TEXT).decode(errors="replace") if file.stat().st_size else ""
 
 
 def _name(picture: Path, folder: Path) -> str:
@@ -278,11 +329,10 @@ def _name(picture: Path, folder: Path) -> str:
 
 def _size(picture: Path) -> tuple[int, int] | None:
     """Height and width in pixels."""
-    import cv2
 
     if not exists(picture):
         return None
-    image = cv2.imread(str(picture))
+    image = read_image(picture)
     return None if image is None else (image.shape[0], image.shape[1])
 
 

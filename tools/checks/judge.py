@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 from dkcam.cells import peak
 from dkcam.interval import Mean, mean, share
+from dkcam.printable import printable
 from dkcam.tools.checks.measure import CONTROLS, PLACES, Record, by_key, control, labels_of
 from dkcam.tools.checks.rules import AGAINST, CAUSAL, JITTER, MEASURES, Rule, Rules, normal
 from dkcam.tools.metrics.place import centroid
@@ -159,13 +160,14 @@ def junit(verdicts: Sequence[Verdict], problems: Mapping[str, int], seconds: flo
         time=f"{seconds:.3f}",
     )
     for verdict in verdicts:
-        case = ElementTree.SubElement(suite, "testcase", classname=f"dk-check.{verdict.rule.measure}", name=verdict.rule.name)
+        case = ElementTree.SubElement(suite, "testcase", classname=f"dk-check.{verdict.rule.measure}", name=printable(verdict.rule.name))
+        words = printable(verdict.line())  # XML has no control characters
         if verdict.outcome == "fail":
-            ElementTree.SubElement(case, "failure", message=verdict.line(), type=verdict.rule.measure).text = verdict.line()
+            ElementTree.SubElement(case, "failure", message=words, type=verdict.rule.measure).text = words
         elif verdict.outcome == "skipped":
-            ElementTree.SubElement(case, "error" if id(verdict) in void else "skipped", message=verdict.why)
+            ElementTree.SubElement(case, "error" if id(verdict) in void else "skipped", message=printable(verdict.why))
         else:
-            ElementTree.SubElement(case, "system-out").text = f"{verdict.outcome}: {verdict.line()}"
+            ElementTree.SubElement(case, "system-out").text = f"{verdict.outcome}: {words}"
     if problems:
         words = ", ".join(f"{kind} {count}" for kind, count in problems.items())
         ElementTree.SubElement(suite, "system-err").text = f"labels with problems: {words}"

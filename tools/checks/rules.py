@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkcam.errors import DataError
-from dkcam.files import read_file
+from dkcam.tools.checks.yaml_file import read_yaml
 from dkcam.tools.corruptions import parse_corruption
 
 
@@ -152,18 +152,7 @@ def _listed(labels: Sequence[str], most: int = 40) -> str:
 
 def read_rules(path: Path) -> Rules:
     """Errors: DataError with file, line, what came and what was expected."""
-    import yaml
-
-    text = read_file(path, "rules (.yaml)", DataError).decode("utf-8", errors="replace")
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise DataError(f"{path}{f' line {mark.line + 1}' if mark else ''}: {problem}; expected YAML") from error
-    except RecursionError as error:
-        raise DataError(f"{path} is nested too deeply; expected rules (.yaml)") from error
-    return _Reader(path).rules(node)
+    return _Reader(path).rules(read_yaml(path, "rules (.yaml)"))
 
 
 class _Reader:
@@ -180,6 +169,8 @@ class _Reader:
             raise self._fail(node, f"{what} is no table; expected name: value lines")
         found: dict[str, Any] = {}
         for key, value in node.value:
+            if key.id != "scalar":
+                raise self._fail(key, f"a name in {what} is a list or a table; expected name: value lines")
             name = str(key.value)
             if known is not None and name not in known:
                 raise self._fail(key, f"{name!r} is not known in {what}; expected {', '.join(known)}")
@@ -202,13 +193,14 @@ class _Reader:
         return value
 
     def _number(self, node: Any, what: str, least: float, most: float) -> float:
+        text = str(node.value) if node.id == "scalar" else f"a {node.id}"
         try:
-            value = float(node.value)
-        except (TypeError, ValueError):
+            value = float(text)
+        except ValueError:
             value = math.nan
         if not least <= value <= most:
             bounds = f"{least:g} to {most:g}" if math.isfinite(most) else f"{least:g} or more"
-            raise self._fail(node, f"{what} is {str(node.value)[:40]!r}, expected a number, {bounds}")
+            raise self._fail(node, f"{what} is {text[:40]!r}, expected a number, {bounds}")
         return value
 
     def rules(self, node: Any) -> Rules:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dkcam.image_file import read_image
 from dkcam.rendered import Box
 from dkcam.tools.checks.dataset import Dataset, inside
 from dkcam.tools.checks.dataset import Picture as Labelled
@@ -79,7 +79,7 @@ class Labels:
 def samples(dataset: Dataset, labels: Classes, windows: Windows | None) -> Iterator[Sample]:
     """Every sample, in the pictures' order; pictures that cannot be read are noted as problems."""
     for number, picture in enumerate(dataset.pictures):
-        image = cv2.imread(str(picture.path))
+        image = read_image(picture.path)
         if image is None:
             dataset.note("unreadable picture", picture.name, f"{picture.path} is no picture")
             continue

@@ -9,8 +9,6 @@ from itertools import count, cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from dkcam.tools.logs import say
 from dkcam.tools.run.shared import (
     Interrupt,
@@ -24,6 +22,7 @@ from dkcam.tools.run.shared import (
     progress_bar,
     settle_process,
 )
+from dkcam.tools.terminal import echo
 
 if TYPE_CHECKING:
     from dkcam.runtime.controls import Controls
@@ -94,14 +93,13 @@ def _run(options: RunOptions, interrupt: Interrupt, health: Health) -> bool:
     finally:
         close_all(pages, True)
     if watch is not None:
-        for line in watch.lines():
-            click.echo(line)
+        echo(*watch.lines())
     if unread:
         raise SourceError(
             _told(unread, done=playing.last is not None, files=any(uri.endswith((".mp4", ".jsonl")) for uri in options.sinks))
         )
     if watch is not None and watch.nothing_judged and not interrupt.by:
-        click.echo("nothing was checked: no rule of severity fail could be judged (frames of its class, and as many as frames: says)")
+        echo("nothing was checked: no rule of severity fail could be judged (frames of its class, and as many as frames: says)")
         return False
     return watch is None or not watch.failed
 
@@ -133,7 +131,8 @@ class Seen:
     def tell(self, source: Source) -> None:
         if self.frames:
             fps = self.frames / self.seconds if self.seconds > 0 else 0.0
-            click.echo(f"{source.name.rstrip(':')}: " + "\n  ".join(self.summary.lines(self.frames, fps, 0)))
+            first, *rest = self.summary.lines(self.frames, fps, 0)
+            echo(f"{source.name.rstrip(':')}: {first}", *(f"  {line}" for line in rest))
 
 
 @dataclass

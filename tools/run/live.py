@@ -8,8 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from dkcam.tools.run.shared import (
     Interrupt,
     Left,
@@ -21,6 +19,7 @@ from dkcam.tools.run.shared import (
     open_explainer,
     settle_process,
 )
+from dkcam.tools.terminal import echo
 
 if TYPE_CHECKING:
     from dkcam.runtime.controls import Controls
@@ -104,11 +103,12 @@ def _run(options: RunOptions, interrupt: Interrupt, health: Health) -> bool:
         if frames:
             fps = frames / done.seconds if done.seconds else 0.0
             back = f", lost and back {camera.reopened} times" if camera.reopened else ""
-            click.echo(f"{camera.name}: " + "\n  ".join(summary.lines(frames, fps, camera.dropped)) + back)
+            first, *rest = summary.lines(frames, fps, camera.dropped)
+            echo(f"{camera.name}: {first}", *(f"  {line}" for line in [*rest[:-1], *(last + back for last in rest[-1:])]))
     interrupt.say()
     for number, watch in watches.items():
         for line in watch.lines():
-            click.echo(f"{line} (camera {number})" if len(cameras) > 1 else line)
+            echo(f"{line} (camera {number})" if len(cameras) > 1 else line)
     return not any(watch.failed for watch in watches.values())
 
 

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from dkcam.tools.run.shared import RunOptions
+from dkcam.tools.terminal import echo
 
 if TYPE_CHECKING:
     from dkcam.runtime.controls import Controls
@@ -45,5 +44,5 @@ def open_page(
     metrics = Metrics(cameras, recovery, name, health)
     context = Context(name, controls, explainer, metrics, states, dump, hub, pictures, health)
     page = PageSink(uri, context, token=options.token)
-    click.echo(f"live page: {page.name}")
+    echo(f"live page: {page.name}")
     return page

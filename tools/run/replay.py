@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-import click
 import numpy as np
 
 from dkcam.tools.run.shared import RunOptions, close_all, open_explainer, settle_process
+from dkcam.tools.terminal import echo
 
 
 def run_replay(options: RunOptions, dump: object) -> bool:
@@ -51,10 +51,10 @@ def run_replay(options: RunOptions, dump: object) -> bool:
     finally:
         close_all(outputs, finished)
     allowed = TOLERANCE[explainer.spec.precision]
-    click.echo(
+    echo(
         f"{dump.path.name} ({dump.cause}): {count} frames on {explainer.device}; heatmaps differ by {maps:.1e} of their maximum at most "
         f"(allowed {allowed:g}), probabilities by {scores:.1e}"
     )
     if maps > allowed:
-        click.echo("the maps are not those that were recorded")
+        echo("the maps are not those that were recorded")
     return maps <= allowed

@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import click
 
 from dkcam.tools import streams
 from dkcam.tools.cli import progress_line
 from dkcam.tools.logs import say
+from dkcam.tools.terminal import echo, moving_line
 
 if TYPE_CHECKING:
     from dkcam.runtime.controls import Controls
@@ -140,7 +140,7 @@ def close_all(outputs: Sequence[Sink], finished: bool, *, older: Collection[Path
         except SinkError as error:
             failed = failed or error
     for place in places:
-        click.echo(f"wrote {place}" + (", in place of an older one" if place in older else ""))
+        echo(f"wrote {place}" + (", in place of an older one" if place in older else ""))
     if failed is not None and finished:
         raise failed
 
@@ -287,10 +287,7 @@ def progress_bar(name: str, total: int | None) -> Iterator[Callable[[], None]]:
     if total is None or not sys.stderr.isatty():
         yield lambda: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(name, total=total)
-        yield lambda: bar.advance(task)
+    done = count(1)
+    with moving_line("text", "bar", "of", "remaining") as show:
+        show(name, 0, total)
+        yield lambda: show(name, next(done), total)

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from dkcam.errors import DataError
+from dkcam.image_file import read_image
 from dkcam.rendered import Box
 from dkcam.rendered.road import paste
 from dkcam.rendered.signs import Picture
@@ -49,7 +50,7 @@ def load_gtsdb(folder: Path) -> list[RoadFrame]:
             boxes.setdefault(Path(row["file"]).name, []).append(Box(label, *place))
     frames = []
     for path in sorted((folder / "frames").glob("*.jpg")):
-        image = cv2.imread(str(path))
+        image = read_image(path)
         if image is None:
             raise DataError(f"{path} cannot be read as a picture")
         frames.append(RoadFrame(path.stem, np.asarray(image, np.uint8), tuple(boxes.get(path.name, ()))))
@@ -94,9 +95,7 @@ class ComposedScenes:
         self._crops = {split: load_crops(crops, split) for split in ("train", "val")}
         frames = load_gtsdb(data / "gtsdb")
         self.frames = {"train": frames[0::2], "val": frames[1::2]}
-        roads = [
-            RoadFrame(p.stem, np.asarray(cv2.imread(str(p)), np.uint8), ()) for p in sorted((data / "tusimple" / "frames").glob("*.jpg"))
-        ]
+        roads = [RoadFrame(p.stem, np.asarray(read_image(p), np.uint8), ()) for p in sorted((data / "tusimple" / "frames").glob("*.jpg"))]
         self._roads = {"train": [*self.frames["train"], *roads[0::2]], "val": [*self.frames["val"], *roads[1::2]]}
         self._rendered = RenderedScenes()
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from dkcam.errors import DataError
+from dkcam.image_file import read_image
 from dkcam.rendered.signs import Picture
 from dkcam.tools.scenes.example import Example, SignSize, degrade
 
@@ -53,7 +54,7 @@ class FolderTree:
         label = int(rng.integers(len(self.labels)))
         files = self._files[split][label]
         path = files[rng.integers(len(files))]
-        image = cv2.imread(str(path))
+        image = read_image(path)
         if image is None:
             raise DataError(f"{path} cannot be read as a picture; remove or replace it")
         return label, np.asarray(image, np.uint8)

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from dkcam.errors import DataError
+from dkcam.image_file import read_image
 from dkcam.rendered.signs import Picture
 
 # Classes 15 and 16 (no vehicles, no lorries) belong to no label: they are never shown and never count as "no sign".
@@ -67,7 +68,7 @@ def load_crops(folder: Path, split: str) -> dict[str, list[Crop]]:
             label = LABEL_OF_CLASS.get(int(row["class_id"]))
             if label is None or row["split"] != split:
                 continue
-            image = cv2.imread(str(folder / row["file"]))
+            image = read_image(folder / row["file"])
             if image is None:
                 raise DataError(f"{folder / row['file']} cannot be read as a picture; labels.csv names it")
             x1, y1, x2, y2 = (int(row[k]) for k in ("roi_x1", "roi_y1", "roi_x2", "roi_y2"))

@@ -14,10 +14,11 @@ from pathlib import Path
 import click
 import numpy as np
 
-from dkcam.tools.cli import user_errors
+from dkcam.tools.cli import Command, user_errors
+from dkcam.tools.terminal import echo
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The JSON file to write.")
@@ -51,7 +52,7 @@ def main(model: Path, data: Path, output: Path, pictures: int) -> None:
     for name, draw in kinds.items():
         found = score(checkpoint.module(), draw, pictures)
         figures[name] = found.figures()
-        click.echo(f"{name}: {found.line()}")
+        echo(f"{name}: {found.line()}")
     document = {"checkpoint_sha256": checkpoint.sha256, "input": f"{height}x{width}", "real_signs": len(signs), "figures": figures}
     write_file(output, (json.dumps(document, indent=1) + "\n").encode(), DataError)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dkcam.engines import open_engine
-from dkcam.engines.tensorrt.files import Plan, read_engine, sidecar_of, write_engine
+from dkcam.engines.tensorrt.files import Plan, _own_hash, read_engine, sidecar_of, write_engine
 from dkcam.engines.tensorrt.library import Gpu, Library
 from dkcam.engines.tensorrt.profile import Profile
 from dkcam.errors import DkcamError, EngineError, ModelFileError
@@ -92,13 +92,38 @@ def test_an_engine_runs_on_tensorrt_only(engine: Path) -> None:
         {"profile": {"batch": [1, 1], "height": [1, 1, 1], "width": [1, 1, 1], "classes": [1, 1, 1]}},
         {"spec": []},
         {"spec": {"labels": 3}},
+        {"spec": {"labels": ["a"], "height": 64, "width": 96, "samples": 4096, "grid": [1024, 1024]}},
+        {"spec": {"labels": ["a"], "height": 64, "width": 96, "batch": [1, 10**400]}},
+        {"spec": {"labels": ["a"], "height": 64, "width": 96, "mask_ratio": 10**400}},
+        {"profile": {"batch": [1, 1, 10**400], "height": [1, 1, 1], "width": [1, 1, 1], "classes": [1, 1, 1]}},
+        {"profile": {"batch": [9, 1, 2], "height": [1, 1, 1], "width": [1, 1, 1], "classes": [1, 1, 1]}},
+        {"profile": {"batch": [True, True, True], "height": [1, 1, 1], "width": [1, 1, 1], "classes": [1, 1, 1]}},
+        {"dla": 10**400},
     ],
 )
-def test_damaged_sidecars_are_one_line(engine: Path, change: dict[str, Any]) -> None:
+@pytest.mark.parametrize("hashed", [False, True])
+def test_damaged_sidecars_are_one_line(engine: Path, change: dict[str, Any], hashed: bool) -> None:
+    """hashed: by someone who computes the description's own hash again."""
+    document = {**json.loads(sidecar_of(engine).read_text()), **change}
+    if hashed:
+        document["description_sha256"] = _own_hash(document)
+    sidecar_of(engine).write_text(json.dumps(document))
+    with pytest.raises(ModelFileError, match="damaged") as caught:
+        read_engine(engine, LIBRARY, ORIN)
+    assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change", [{"onnx_sha256": "00" * 32}, {"gpu": None}, {"dla": 0}, {"precision": "fp32"}, {"parity": {"logits": 0.0}}, {"more": 1}]
+)
+def test_a_sidecar_that_was_changed_by_hand_is_not_taken(engine: Path, change: dict[str, Any]) -> None:
+    """Values that are well formed, and others than those that were written."""
     document = json.loads(sidecar_of(engine).read_text())
     sidecar_of(engine).write_text(json.dumps({**document, **change}))
-    with pytest.raises(ModelFileError, match="damaged"):
+    with pytest.raises(ModelFileError, match=r"m.engine.json is damaged \(it was changed after it was written\).*not loaded; rebuild"):
         read_engine(engine, LIBRARY, ORIN)
+    sidecar_of(engine).write_text(json.dumps(document))  # another layout is no change
+    assert read_engine(engine, LIBRARY, ORIN) == PLAN
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import time
 import zipfile
 from collections.abc import Callable
@@ -27,6 +29,7 @@ from dkcam.runtime.live.flight import FlightRecorder, difference
 from dkcam.runtime.result import Alarm
 from dkcam.tools.run_command import main
 from tests.conftest import tiny_checkpoint
+from tests.memory import command, one_line
 from tests.runtime.live.camera_server import wait_until
 
 
@@ -145,10 +148,24 @@ def test_what_cannot_be_replayed(model_file: Path, tmp_path: Path, clock: list[f
         ("flight.json", lambda data: data.replace(b'"format": 1', b'"format": 9'), "has format 9"),
         ("flight.json", lambda data: b"{}", "not a whole dump"),
         ("flight.json", lambda data: b"[]", "not a whole dump"),
-        ("flight.json", lambda data: data.replace(b'"grid": null', b'"grid": "2x2"'), "its grid is 2x2"),
+        ("flight.json", lambda data: b"[" * 100_000, "nested too deeply"),
+        ("flight.json", lambda data: data.replace(b'"grid": null', b'"grid": [64, 64]'), "its grid is [64, 64]"),
+        (
+            "flight.json",
+            lambda data: re.sub(rb'"explained": \[[^]]*\]', b'"explained": [1' + b"0" * 400 + b"]", data),
+            "a frame's classes are",
+        ),
+        ("flight.json", lambda data: re.sub(rb'"size": \[[^]]*\]', b'"size": [90, 1000000000]', data), "a frame's size is"),
+        ("flight.json", lambda data: re.sub(rb'"camera": 0', b'"camera": [[]]', data), "a frame's camera or masks"),
+        ("000000.input.npy", lambda data: lying(data, (1, 10**6, 10**6, 3)), "input.npy says it has 2861023 MiB, 18432 bytes at most"),
+        ("000000.heatmap.npy", lambda data: lying(data, (1, 10**9, 10**9)), "heatmap.npy says it has"),
+        ("000000.heatmap.npy", lambda data: lying(data, (1, 2, 10**4000)), "damaged at frame 0"),
+        ("000000.scores.npy", lambda data: lying(data, (10**15,)), "scores.npy is float32 (10000000000000"),
+        ("000000.heatmap.npy", lambda data: lying(data, (1, 2, 2)), "its header says 16"),
+        ("flight.json", lambda data: data.replace(b'"grid": null', b'"grid": "2x2"'), "its grid is '2x2'"),
         ("flight.json", lambda data: data.replace(b'"background": null', b'"background": 7'), "is no text"),
-        ("000000.scores.npy", lambda data: packed(np.zeros(3, np.float32)), "scores (3,)"),
-        ("000000.heatmap.npy", lambda data: packed(np.zeros(3, np.float32)), "maps (3,)"),
+        ("000000.scores.npy", lambda data: packed(np.zeros(3, np.float32)), "scores.npy is float32 (3,)"),
+        ("000000.heatmap.npy", lambda data: packed(np.zeros(3, np.float32)), "heatmap.npy is float32 (3,)"),
         ("000000.jpg", lambda data: data[:100], "is damaged"),
         ("000000.input.npy", lambda data: data[:100], "is damaged"),
         ("000000.heatmap.npy", lambda data: b"", "is damaged"),
@@ -167,6 +184,68 @@ def test_what_cannot_be_replayed(model_file: Path, tmp_path: Path, clock: list[f
         result = replayed(*given)
         errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
         assert result.exit_code == 1 and len(errors) == 1 and words in errors[0], (given, result.output)
+
+
+def lying(data: bytes, shape: tuple[int, ...]) -> bytes:
+    """The header says another shape than there is."""
+    array = np.load(BytesIO(data))
+    head = BytesIO()
+    np.lib.format.write_array_header_2_0(head, {"descr": array.dtype.str, "fortran_order": False, "shape": shape})
+    return head.getvalue() + array.tobytes()
+
+
+@pytest.mark.parametrize("part", ["flight.json", "000000.jpg", "000000.heatmap.npy"])
+def test_a_dump_that_unfolds_to_gigabytes_is_one_line(model_file: Path, tmp_path: Path, clock: list[float], part: str) -> None:
+    """3 MB that were 4.3 GB; here 1 GB, in a process that gets 600 MB."""
+    recorder, add = recorded(model_file, tmp_path, clock)
+    add()
+    path = recorder.dump("test")
+    assert path is not None
+    bomb, zeros = tmp_path / "bomb.zip", bytes(16 << 20)
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as new:
+        for name in old.namelist():
+            with new.open(name, "w") as file:
+                file.write(old.read(name))
+                for _ in range(64 if name == part else 0):
+                    file.write(zeros)
+    assert bomb.stat().st_size < 10 << 20
+    done = command("run", "--replay", bomb, "--model", model_file, "--device", "cpu", mib=600)
+    assert one_line(done, "bomb.zip", "whole dump" if part == "flight.json" else "damaged at frame 0", part), done.stderr[-2000:]
+
+
+def test_dumps_are_the_users_alone_and_what_a_kill_left_is_swept_up(model_file: Path, tmp_path: Path, clock: list[float]) -> None:
+    folder = tmp_path / "a" / "flight"
+    before = os.umask(0)
+    try:
+        recorder, add = recorded(model_file, folder, clock)
+        add()
+        path = recorder.dump("test")
+    finally:
+        os.umask(before)
+    assert path is not None and path.stat().st_mode & 0o777 == 0o600 and folder.stat().st_mode & 0o777 == 0o700
+    left = folder / ".flight-20260101T000000Z.zip.0123abcd.part"
+    left.write_bytes(b"half")
+    mine = folder / "notes.part"
+    mine.write_text("mine")
+    recorded(model_file, folder, clock)
+    assert sorted(folder.iterdir()) == sorted([path, mine])
+
+
+def test_runs_that_share_a_folder_and_a_second_overwrite_nothing(
+    model_file: Path, tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wall clock stands still, goes back, and four recorders dump at once."""
+    monkeypatch.setattr(flight_module.time, "strftime", lambda *words: "20260101T000000Z")
+    several = [recorded(model_file, tmp_path / "flight", clock) for _ in range(4)]
+    for _, add in several:
+        add()
+    for _ in range(3):
+        for recorder, _ in several:
+            recorder.dump_soon("test")
+    for recorder, _ in several:
+        recorder.finish(20.0)
+    names = {path.name for path in (tmp_path / "flight").iterdir()}
+    assert names == {f"flight-20260101T000000Z{f'-{k}' if k else ''}.zip" for k in range(12)}
 
 
 def test_an_alarm_writes_a_dump_once(model_file: Path, tmp_path: Path, clock: list[float]) -> None:

@@ -326,6 +326,11 @@ def test_a_configuration_file_says_what_flags_say(model_file: Path, server: Came
         ("alpha = " + "[" * 50000, "is not TOML"),
         ("config = 'x'", "config is no flag"),
         ("rotate = '10 parsecs'", "no time or size"),
+        ("threads = " + "9" * 5000, "is not TOML"),
+        ("source = [['a', 'b'], {c = 1}]", "source: expected a text, a number, true or false, or a list of them"),
+        ("[provider-option]\na = ['b']", "provider-option: expected a text"),
+        ('sink = "a\\u0000b/"', "sink: no text may hold a zero character"),
+        ("alpha = 2020-01-01", "alpha: expected a text, a number"),
     ],
 )
 def test_a_configuration_file_with_a_mistake(tmp_path: Path, text: str, words: str) -> None:
@@ -333,6 +338,29 @@ def test_a_configuration_file_with_a_mistake(tmp_path: Path, text: str, words: s
     result = CliRunner().invoke(main, ["--config", str(tmp_path / "c.toml")])
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert result.exit_code == 1 and len(errors) == 1 and words in errors[0] and "c.toml" in errors[0], result.output
+
+
+def test_a_pipeline_of_a_file_that_others_can_change_is_refused(model_file: Path, tmp_path: Path) -> None:
+    """It can write files. One that is the user's own goes to OpenCV as it stands, in one piece."""
+    config = tmp_path / "c.toml"
+    config.write_text('source = "videotestsrc ! video/x-raw,format=BGR ! appsink"\nheadless = true\n')
+    for mode, words in (
+        (0o664, f"{config} gives a GStreamer pipeline and can be changed by others (mode 664); chmod go-w {config}"),
+        (0o644, "error: videotestsrc ! video/x-raw,format=BGR ! appsink: this OpenCV was built without GStreamer"),
+    ):
+        config.chmod(mode)
+        result = CliRunner().invoke(main, ["--config", str(config), "--model", str(model_file)])
+        assert result.exit_code == 1 and words in result.stderr, result.output
+
+
+def test_a_token_file_that_others_can_read_is_refused(model_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "token.txt"
+    path.write_text("0123456789abcdef\n")
+    for mode, code in ((0o644, 1), (0o640, 1), (0o600, 0), (0o400, 0)):
+        path.chmod(mode)
+        words = ["--model", str(model_file), "--source", "demo:frames=1", "--headless", "--token-file", str(path)]
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == code and ("chmod 600" in result.stderr) == bool(code), result.output
 
 
 @pytest.mark.parametrize(
@@ -347,6 +375,11 @@ def test_a_configuration_file_with_a_mistake(tmp_path: Path, text: str, words: s
         (["--source", "demo:", "--token", "a", "--token-file", "b"], "both given"),
         (["--source", "demo:", "--token-file", "nowhere"], "nowhere does not exist"),
         (["--source", "demo:", "--token", " "], "the token is empty"),
+        (["--source", "demo:", "--token", "fifteen letters"], "the token has 15 characters, which can be guessed; expected 16 or more"),
+        (["--source", "csi://0 ! filesink location=x ! appsink"], "is no camera of a Jetson; expected csi:// and its number"),
+        (["--source", "csi://١"], "is no camera of a Jetson"),
+        (["--source", "demo:frames=99999999999999999999"], "is not understood; expected demo:"),
+        (["--source", f"demo:frames=2&seed={10**400}"], "is not understood; expected demo:"),
     ],
 )
 def test_flags_that_contradict_each_other(model_file: Path, given: list[str], words: str) -> None:
