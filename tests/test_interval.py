@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dkcam.interval import INTRACLASS, fewest, needed, share, wilson
+from dkcam.interval import INTRACLASS, fewest, mean, mean_or_share, needed, share, wilson
 
 
 @pytest.mark.parametrize(("true", "count", "low", "high"), [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662)])
@@ -49,3 +49,10 @@ def test_ends_are_where_they_say(truth: float, alike: bool, sources: int, each: 
         values = (rng.random(sources) < truth)[groups] if alike else rng.random(len(groups)) < truth
         beyond += share(values.tolist(), groups.tolist()).low > truth
     assert beyond <= 20
+
+
+def test_yes_or_no_has_a_width_where_all_say_yes_and_measures_have_a_mean() -> None:
+    groups = list(range(40))
+    all_yes = mean_or_share([1.0] * 40, groups)
+    assert all_yes == share([True] * 40, groups) and all_yes.low < 0.95 < all_yes.high == 1
+    assert mean_or_share([0.5] * 40, groups) == mean([0.5] * 40, groups)

@@ -62,6 +62,13 @@ def share(values: Sequence[bool], groups: Sequence[Hashable]) -> Mean:
     return Mean(found, *wilson(found, effective, z), len(values))
 
 
+def mean_or_share(values: Sequence[float], groups: Sequence[Hashable]) -> Mean:
+    """``share`` where every value is yes or no (1 or 0), whose interval has a width also where all say yes; else ``mean``."""
+    if all(value in (0.0, 1.0) for value in values):
+        return share([value == 1.0 for value in values], groups)
+    return mean(values, groups)
+
+
 def worth(sizes: NDArray[np.floating[Any]]) -> float:
     """How many independent values groups of these sizes are worth at most."""
     usual = float((sizes**2).sum() / sizes.sum())

@@ -132,7 +132,7 @@ def test_the_pipeline_draws_on_the_gpu(stream: Stream, model_file: Path, clip: C
     path = clip(frames=9, height=96, width=128)
 
     class Keep:
-        pictures, results = True, list[Result]()
+        name, pictures, results = "keep", True, list[Result]()
 
         def write(self, result: Result) -> bool:
             self.results.append(result)

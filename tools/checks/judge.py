@@ -9,7 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from dkcam.cells import peak
-from dkcam.interval import Mean, mean, share
+from dkcam.interval import Mean, mean, mean_or_share
 from dkcam.printable import printable
 from dkcam.tools.checks.measure import CONTROLS, PLACES, Record, by_key, control, labels_of
 from dkcam.tools.checks.rules import AGAINST, CAUSAL, JITTER, MEASURES, Rule, Rules, normal
@@ -116,11 +116,8 @@ def _regions(records: Sequence[Record]) -> list[str]:
 
 
 def _mean(values: Sequence[tuple[float, str]], key: str) -> Mean:
-    """Of yes and no, a share, whose interval has a width also where all say yes."""
     numbers, names = [value for value, _ in values], [name for _, name in values]
-    if key in YES_OR_NO and all(value in (0.0, 1.0) for value in numbers):
-        return share([value == 1.0 for value in numbers], names)
-    return mean(numbers, names)
+    return mean_or_share(numbers, names) if key in YES_OR_NO else mean(numbers, names)
 
 
 def _as_dict(value: Mean) -> dict[str, float]:

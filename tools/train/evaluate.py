@@ -15,7 +15,7 @@ from dkcam.cells import pointing
 from dkcam.export.checkpoint import Checkpoint
 from dkcam.export.model import Bottleneck, ResNet
 from dkcam.export.reference import cam
-from dkcam.interval import Mean, mean
+from dkcam.interval import Mean, mean_or_share
 from dkcam.runtime.geometry import Fit
 from dkcam.tools.metrics.place import centred_gaussian
 from dkcam.tools.scenes import Example, Examples
@@ -52,11 +52,11 @@ class Scores:
         return [each for each in self.seen if each.hits is not None]
 
     def accuracy(self) -> Mean:
-        return mean([float(each.correct) for each in self.seen], [each.group for each in self.seen])
+        return mean_or_share([float(each.correct) for each in self.seen], [each.group for each in self.seen])
 
     def hits(self, name: str) -> Mean:
         found = self.located
-        return mean([each.hits[name] for each in found if each.hits is not None], [each.group for each in found])
+        return mean_or_share([each.hits[name] for each in found if each.hits is not None], [each.group for each in found])
 
     def line(self) -> str:
         accuracy = self.accuracy()
