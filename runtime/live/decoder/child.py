@@ -45,7 +45,7 @@ class _Child:
         self._kept: deque[tuple[int, Grab]] = deque(maxlen=KEPT)
         self._numbers = count()  # of pictures
         self._leaving = threading.Event()
-        self._is_limited = self._is_last = False
+        self._is_limited = self._is_last = self._has_filter = False
 
     def run(self) -> None:
         for work in (self._listen, self._decode):
@@ -65,9 +65,9 @@ class _Child:
             import av  # noqa: F401  # what libraries take is no camera's doing
             import cv2  # noqa: F401
 
-            confine.limit(limits.memory << 20)
+            self._has_filter = confine.limit(limits.memory << 20)
             self._is_limited = True
-        self._channel.send({"started": True})
+        self._channel.send({"started": True, "filter": self._has_filter or not self._is_limited})
         try:
             stream = open_stream(uri, timeout_s, limits, self._leave_network)
         except DkcamError as error:

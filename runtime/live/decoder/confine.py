@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import logging
 import os
 import platform
 import struct
@@ -20,8 +19,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-log = logging.getLogger("dkcam")
 
 FILES = 64  # open at once
 
@@ -74,8 +71,11 @@ CLONE_THREAD = 0x00010000
 PR_SET_NO_NEW_PRIVS, PR_SET_DUMPABLE, TO_ALL_THREADS = 38, 4, 1
 
 
-def limit(memory: int) -> None:
-    """Resources, and everything but the network. memory: bytes over what the process has now, before it fails to get more."""
+def limit(memory: int) -> bool:
+    """Resources, and everything but the network. memory: bytes over what the process has now, before it fails to get more.
+
+    Returns whether there is a filter.
+    """
     import resource
 
     def at_most(what: int, amount: int) -> None:
@@ -88,7 +88,7 @@ def limit(memory: int) -> None:
     taken = _data_bytes()
     if taken is not None:
         at_most(resource.RLIMIT_DATA, taken + memory)
-    _filter([call for call in (MACHINES[platform.machine()].calls if platform.machine() in MACHINES else ()) if call not in NETWORK])
+    return _filter([call for call in (MACHINES[platform.machine()].calls if platform.machine() in MACHINES else ()) if call not in NETWORK])
 
 
 def leave_network() -> None:
@@ -105,10 +105,10 @@ def _data_bytes() -> int | None:
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmData:")), None)
 
 
-def _filter(calls: Sequence[str]) -> None:
+def _filter(calls: Sequence[str]) -> bool:
     machine = MACHINES.get(platform.machine())
     if machine is None or not calls or not hasattr(os, "memfd_create"):
-        return
+        return False
     libc = ctypes.CDLL(None, use_errno=True)
     program = b"".join(struct.pack("HBBI", *step) for step in program_of(calls, machine))
     memory = ctypes.create_string_buffer(program)
@@ -119,8 +119,7 @@ def _filter(calls: Sequence[str]) -> None:
     whole = Program(len(program) // 8, ctypes.addressof(memory))
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     seccomp = 317 if platform.machine() == "x86_64" else 277
-    if libc.syscall(seccomp, 1, TO_ALL_THREADS, ctypes.byref(whole)) != 0:
-        log.info("this kernel has no filter of system calls (%s); decoders run without it", os.strerror(ctypes.get_errno()))
+    return bool(libc.syscall(seccomp, 1, TO_ALL_THREADS, ctypes.byref(whole)) == 0)
 
 
 def program_of(calls: Sequence[str], machine: Machine) -> list[tuple[int, int, int, int]]:

@@ -78,6 +78,8 @@ class Decoder:
             message = self._next()
             if "started" in message:
                 self._expect_opening()
+                if not message.get("filter", True):
+                    log.info("%s: this machine has no filter of system calls; its decoder runs without", self._name)
             if "opened" in message:
                 self._connected, self._connections = True, self._connections + 1
                 self._expect_picture()

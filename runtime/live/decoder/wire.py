@@ -3,7 +3,7 @@
 to the decoder     {"open": uri, "timeout_s": s, "limits": {…}}   connect; limits: of stream.Limits
                    {"take": n}                     decode picture n into the shared memory
                    {"room": bytes} + descriptor    new shared memory
-to dk-run          {"started": true}               about to connect
+to dk-run          {"started": true, "filter": f}  about to connect; filter: of system calls, see confine
                    {"opened": true}                connected
                    {"failed": why, "last": l}      not connected; last: the process ends, too
                    {"arrived": n, "at": t}         a picture, numbered, not decoded yet; t of time.perf_counter,

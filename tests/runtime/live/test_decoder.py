@@ -352,3 +352,13 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(opened: Decoder, server:
     server.raw = data[:at] + b"\x7d\x00\x7d\x00" + data[at + 4 :]
     with pytest.raises(SourceError, match=r"pictures of 32000x32000 pixels.*--camera-memory 10743"):
         list(opened.arrivals())
+
+
+def test_a_decoder_without_a_filter_says_so(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "dkcam")
+    for filtered in (True, False):
+        monkeypatch.setattr(process, "CODE", SPEAK + f"say({{'started': True, 'filter': {filtered}}}, {{'opened': True}}); time.sleep(20)")
+        link = Decoder("test", 30.0)
+        link.open()
+        link.close()
+        assert ("no filter of system calls" in caplog.text) != filtered
