@@ -22,8 +22,8 @@ from urllib.parse import parse_qsl
 import numpy as np
 from numpy.typing import NDArray
 
-from dkcam.errors import SourceError
-from dkcam.files import exists, kind_of
+from dkcam.errors import InputError, SourceError
+from dkcam.files import MOST_PIXELS, exists, kind_of
 from dkcam.image_file import opencv_takes, read_image
 from dkcam.rendered import Drive
 from dkcam.runtime import jpeg
@@ -99,9 +99,14 @@ def _refuse_other_formats(uri: str, path: Path) -> None:
     import av
 
     try:
-        with av.open(str(path.absolute()), options={"format_whitelist": VIDEOS, "protocol_whitelist": "file"}) as container:
+        with av.open(
+            str(path.absolute()), options={"format_whitelist": VIDEOS, "protocol_whitelist": "file", "max_pixels": str(MOST_PIXELS)}
+        ) as container:
             if not container.streams.video:
                 raise SourceError(f"{uri} cannot be opened: it holds sound or data and no picture; expected a video")
+            size = container.streams.video[0].codec_context
+            if not 0 < size.height * size.width <= MOST_PIXELS:  # FFmpeg does not say a size beyond its limit
+                raise SourceError(f"{uri} cannot be opened: its pictures have more than {MOST_PIXELS // 10**6} megapixels, or no size")
     except (av.FFmpegError, OSError, ValueError) as error:
         with path.open("rb") as file:
             kind = kind_of(file.read(4096))
@@ -291,27 +296,30 @@ def animation(path: Path) -> str:
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
     """A picture file as uint8 [H, W, 3] BGR. Errors: SourceError when it cannot be decoded."""
-    import cv2
-
     quiet_opencv()
-    _refuse_truncated_jpeg(path)
+    _refuse_odd_jpeg(path)
     try:
         image = read_image(path)
-    except cv2.error as error:
-        raise SourceError(f"{path} cannot be read as a picture: {str(error).strip().splitlines()[-1][:120]}") from error
+    except InputError as error:
+        raise SourceError(str(error)) from error
     if image is None:
         raise SourceError(f"{path} cannot be read as a picture: damaged, or not {', '.join(sorted(PICTURES))}")
     return image
 
 
-def _refuse_truncated_jpeg(path: Path) -> None:
-    """libjpeg fills the missing part with grey and goes on; a heatmap over that would mislead."""
+def _refuse_odd_jpeg(path: Path) -> None:
+    """Where a part is missing, libjpeg fills it with grey and goes on; a heatmap over that would mislead. Thousands of scans take
+    minutes.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
     if jpeg.is_cut(data):
         raise SourceError(f"{path} is a truncated JPEG (its end marker is missing); copy it again")
+    header = jpeg.read_header(data)
+    if header is not None and header.scans > jpeg.MOST_SCANS:
+        raise SourceError(f"{path} is a JPEG of {header.scans} scans; expected {jpeg.MOST_SCANS} at most")
 
 
 class DemoSource:

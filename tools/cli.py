@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from dkcam.errors import DkcamError
+from dkcam.files import MOST_PIXELS
 from dkcam.printable import printable
 from dkcam.tools import streams
 from dkcam.tools.logs import say
 from dkcam.tools.terminal import echo, moving_line
+
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MOST_PIXELS))  # OpenCV reads it when it is loaded; by itself it takes 3 GB
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from dkcam.errors import DkcamError
 
+MOST_PIXELS = 100_000_000  # of a picture from a file
 KINDS = {
     b"\xff\xd8\xff": "a JPEG picture",
     b"\x89PNG": "a PNG picture",

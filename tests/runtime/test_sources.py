@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -14,6 +17,7 @@ import pytest
 
 from dkcam.errors import SourceError
 from dkcam.runtime.sources import Animation, open_source
+from tests.runtime.live import hostile
 
 CUE = "00:00:0{0},000 --> 00:00:0{1},000\nstop\n\n"
 
@@ -120,3 +124,23 @@ def test_pictures_that_cannot_be_read_are_left_out_and_named(
     for _ in range(2):
         assert [(frame.index, frame.name) for frame in source] == [(7, "07")]
         assert len(source.skipped) == 14 and len(caplog.records) == 10  # each named once, and not all of them
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("a.png", lambda: hostile.png(30_000, 30_000), "more pixels than"),
+        ("a.jpg", lambda: hostile.sized(hostile.small_jpeg(), 30_000, 30_000), "more pixels than"),
+        ("a.webp", lambda: hostile.webp(16_000, 16_000), "more pixels than"),
+        ("a.gif", lambda: hostile.gif(16_000, 16_000), "more than 100 megapixels"),
+        ("scans.jpg", lambda: hostile.scans(3000, 1000), "3001 scans"),
+    ],
+)
+def test_pictures_that_ask_for_gigabytes_or_minutes_are_one_line(
+    model_file: Path, tmp_path: Path, name: str, data: Any, words: str
+) -> None:
+    (tmp_path / name).write_bytes(data())
+    code = "import resource; resource.setrlimit(resource.RLIMIT_DATA, (2 << 30,) * 2); from dkcam.tools.run_command import entry; entry()"
+    given = ["--model", model_file, "--source", tmp_path / name, "--headless"]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, given)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
