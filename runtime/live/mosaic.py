@@ -35,7 +35,7 @@ class Mosaic:
         return self._canvas.copy()
 
     def _begin(self, height: int, width: int) -> None:
-        wide = min(width, WIDEST // self._columns) // 2 * 2
+        wide = max(2, min(width, WIDEST // self._columns) // 2 * 2)
         self._size = max(2, round(height * wide / width) // 2 * 2), wide
         self._canvas = np.zeros((self._rows * self._size[0], self._columns * wide, 3), np.uint8)
         for camera, name in enumerate(self._names):

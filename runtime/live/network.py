@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
@@ -50,7 +50,9 @@ class NetworkStream:
             self._stream: Any = streams[0]
             context = self._stream.codec_context
             self._check_size(context.height, context.width)
-            context.options = {"max_pixels": str(limits.pixels)}
+            if context.name not in CODECS.split(","):
+                raise SourceError(f"{self._name} sends {context.name}; expected H.264, H.265, MJPEG, MPEG-4, VP8, VP9 or AV1")
+            context.options = {"max_pixels": str(limits.pixels), "codec_whitelist": CODECS}
             self._stream.thread_type = "SLICE"  # threads over frames would hold back as many frames as there are threads
         except BaseException:
             self.close()
@@ -102,7 +104,7 @@ class NetworkStream:
                     raise SourceError(
                         f"{self._name} cannot be opened: it redirects to {shown(redirect.uri)}; give that address, or --follow-redirects"
                     ) from None
-                uri = redirect.uri
+                uri = with_password_of(uri, redirect.uri) if is_same_place(uri, redirect.uri) else redirect.uri
         raise SourceError(f"{self._name} cannot be opened: it redirects more than {MOST_REDIRECTS} times")
 
     def _open(self, uri: str) -> Any:
@@ -115,7 +117,11 @@ class NetworkStream:
             if uri.lower().startswith("rtsp"):
                 self._relay = Relay(uri, self._timeout_s)
                 options["analyzeduration"] = "2000000"  # its frame size may come with the first key frame only
-                options |= {"rtsp_transport": "udp" if uri.endswith("?udp") else "tcp", "protocol_whitelist": "tcp,udp,rtp"}
+                options |= {
+                    "rtsp_transport": "udp" if uri.endswith("?udp") else "tcp",
+                    "protocol_whitelist": "tcp,udp,rtp",
+                    "format_whitelist": "rtsp",
+                }
                 target: Any = self._relay.uri
                 form = "rtsp"
             else:
@@ -159,7 +165,7 @@ class NetworkStream:
         if head and isinstance(error, av.error.InvalidDataError | av.error.ArgumentError):
             kind = self._body.kind if self._body is not None else ""
             what = "parts that are no JPEG pictures" if kind.startswith("multipart/") else f"{kind_of(head)} ({kind})"
-            return f"it sends {what}; expected MJPEG, MPEG-TS, MP4 or H.264"
+            return f"it sends {what}; expected MJPEG, MPEG-TS, H.264, or MP4 with its index first"
         words = str(getattr(error, "strerror", None) or (error if isinstance(error, ValueError) else str(error).split(":")[0]))
         return words[0].lower() + words[1:120] if words else type(error).__name__
 
@@ -175,6 +181,13 @@ def is_same_place(uri: str, other: str) -> bool:
     family = {"http": 0, "https": 0, "rtsp": 1, "rtsps": 1}
     same_family = family.get(before.scheme.lower()) == family.get(after.scheme.lower(), -1)
     return same_family and before.hostname == after.hostname and (ports[0] == ports[1] or upgrade)
+
+
+def with_password_of(uri: str, other: str) -> str:
+    """other, with uri's credentials."""
+    user, at, _ = urlsplit(uri).netloc.rpartition("@")
+    parts = urlsplit(other)
+    return urlunsplit(parts._replace(netloc=user + at + parts.netloc.rpartition("@")[2]))
 
 
 def _time(packet: Any) -> float | None:

@@ -24,9 +24,10 @@ from dkcam.runtime.live.http import PORTS, Redirect, any_certificate
 LONGEST_LINE, MOST_HEADERS, LONGEST_BODY = 8 << 10, 100, 1 << 20  # bytes, headers, bytes
 MOST_JUNK = 64 << 10  # bytes between messages, which some cameras send
 CHUNK = 64 << 10
+SHORTEST_MEDIA = 8  # bytes of a packet; the content of shorter ones FFmpeg reads as what follows them
 ACCEPT_S = 5.0  # for FFmpeg, in this process, to connect
 
-_ANSWER = re.compile(rb"RTSP/\d\.\d +(\d{3})( [\x20-\x7e]*)?")
+_ANSWER = re.compile(rb"RTSP/\d\.\d +(\d{3})( [^\0]*)?")
 _REQUEST = re.compile(rb"[A-Z_]{3,20} [\x21-\x7e]+ RTSP/\d\.\d")
 _HEADER = re.compile(rb"([A-Za-z0-9_-]+)[ \t]*:[ \t]*([^\0\r]*)")
 _PROTOCOL = re.compile(rb"[\w/-]+")
@@ -53,11 +54,14 @@ class Relay:
         if parts.scheme.lower() == "rtsps":
             self._camera = any_certificate().wrap_socket(self._camera, server_hostname=host)
         self._camera.settimeout(None)  # silence is FFmpeg's to notice
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1)
+        here, family = ("::1", socket.AF_INET6) if self._camera.family == socket.AF_INET6 else ("127.0.0.1", socket.AF_INET)
+        self._listener = socket.create_server((here, 0), family=family, backlog=1)  # FFmpeg takes UDP's family from it
         self._player: socket.socket | None = None
         self.failure: Exception | None = None
         at = parts.netloc.rpartition("@")
-        place = f"{at[0]}{at[1]}127.0.0.1:{self._listener.getsockname()[1]}"
+        self._place = f"{f'[{here}]' if ':' in here else here}:{self._listener.getsockname()[1]}"
+        self._camera_place = at[2]
+        place = f"{at[0]}{at[1]}{self._place}"
         self.uri = urlunsplit(("rtsp", place, parts.path, parts.query, ""))
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -84,7 +88,7 @@ class Relay:
         self._listener.settimeout(ACCEPT_S)
         while True:
             player, peer = self._listener.accept()
-            if not Path("/proc/self/fd").is_dir() or peer in _own_sockets():
+            if not Path("/proc/self/fd").is_dir() or peer[:2] in _own_sockets():
                 player.settimeout(None)
                 player.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._listener.close()
@@ -93,7 +97,11 @@ class Relay:
 
     def _requests(self, player: socket.socket) -> None:
         with suppress(OSError):
+            ours, theirs = (b"rtsp://" + one.encode() for one in (self._place, self._camera_place))
             while data := player.recv(CHUNK):
+                if data[:1] != b"$" and b"Authorization: Digest" not in data:  # whose answer holds the address
+                    method, space, rest = data.partition(b" ")
+                    data = method + space + (theirs + rest.removeprefix(ours) if rest.startswith(ours) else rest)
                 self._camera.sendall(data)
         self.close()
 
@@ -140,9 +148,10 @@ class Reader:
         """Errors: Refused, OSError."""
         while True:
             media = self._media()
-            if media:
+            if media is not None:
                 self._junk = 0
-                yield media
+                if media:
+                    yield media
             elif self._held[:1] == b"$" or not self._held:
                 if not self._more():
                     return
@@ -166,16 +175,18 @@ class Reader:
         self._held += data
         return bool(data)
 
-    def _media(self) -> bytes:
-        """The whole packets at the beginning of what was received."""
-        at, held = 0, self._held
+    def _media(self) -> bytes | None:
+        """The whole packets at the beginning of what was received, without the shortest; None where there are none."""
+        at, held, whole = 0, self._held, list[bytes]()
         while held[at : at + 1] == b"$" and at + 4 <= len(held):
-            end = at + 4 + int.from_bytes(held[at + 2 : at + 4], "big")
-            if end > len(held):
+            length = int.from_bytes(held[at + 2 : at + 4], "big")
+            if at + 4 + length > len(held):
                 break
-            at = end
+            if length >= SHORTEST_MEDIA:
+                whole.append(held[at : at + 4 + length])
+            at += 4 + length
         self._held = held[at:]
-        return held[:at]
+        return b"".join(whole) if at else None
 
     def _line(self) -> bytes | None:
         """Up to its end, without it. None at the end of the connection."""
@@ -193,9 +204,14 @@ class Reader:
         """Written anew, so that nobody finds other borders in it. None at the end of the connection."""
         lines, length = [first], 0
         while line := self._line():
-            header = _HEADER.fullmatch(line)
-            if header is None:  # "$" at the beginning of a line is media to FFmpeg, also among headers
+            if line[:1] == b"$":  # media to FFmpeg, also among headers
                 raise Refused(f"it sent a header that is none ({line[:20]!r})")
+            if line[:1] in (b" ", b"\t") and len(lines) > 1:  # folded
+                lines[-1] += b" " + line.strip().replace(b"\0", b"")
+                continue
+            header = _HEADER.fullmatch(line)
+            if header is None:  # nothing that anybody reads
+                continue
             name, value = header[1], header[2].strip()
             if name.lower() == b"content-length":
                 if not value.isdigit() or len(value) > 7 or int(value) > LONGEST_BODY:
@@ -219,12 +235,12 @@ def _without_credentials(parts: SplitResult) -> str:
 
 
 def _own_sockets() -> set[tuple[str, int]]:
-    """Local ends of this process's IPv4 sockets."""
+    """Local ends of this process's sockets."""
     ends: set[tuple[str, int]] = set()
     for link in Path("/proc/self/fd").iterdir():
         with suppress(OSError):  # those that were closed meanwhile
             if str(link.readlink()).startswith("socket:"):
                 with socket.socket(fileno=os.dup(int(link.name))) as one:
-                    if one.family == socket.AF_INET:
+                    if one.family in (socket.AF_INET, socket.AF_INET6):
                         ends.add(one.getsockname()[:2])
     return ends

@@ -15,6 +15,7 @@ from dkcam.errors import SourceError
 from dkcam.runtime.sources import NETWORK, open_source
 
 Picture = NDArray[np.uint8]
+LEAST_SIDE, MOST_ASPECT = 16, 16  # pixels; of the longer side to the shorter
 BYTES_PER_PIXEL = 11  # of a progressive JPEG while it is decoded: 6 of coefficients, 3 of the picture, 2 to spare
 Grab = Callable[[], "Picture | None"]  # makes the picture, uint8 [H, W, 3] BGR; None where the camera sent a damaged one
 
@@ -35,7 +36,9 @@ class Limits:
         return (self.memory << 20) // BYTES_PER_PIXEL
 
     def check(self, height: int, width: int) -> None:
-        """Errors: SourceError for a picture of too many pixels."""
+        """Errors: SourceError for a picture of too many pixels, or of a form that no camera has."""
+        if min(height, width) < LEAST_SIDE or max(height, width) > MOST_ASPECT * min(height, width):
+            raise SourceError(f"it sends pictures of {width}x{height} pixels; expected {LEAST_SIDE} a side at least, and no strips")
         if height * width > self.pixels:
             wanted = -(-height * width * BYTES_PER_PIXEL >> 20)
             raise SourceError(

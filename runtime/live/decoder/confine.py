@@ -2,7 +2,7 @@
 
 memory     RLIMIT_DATA over what the libraries took        files      none is written (RLIMIT_FSIZE, and the filter)
 programs   none is started (filter)                        network    none, once its camera is connected (filter)
-others     no process is traced, read or signalled (filter)
+others     no process is traced or signalled (filter)
 
 The filter is seccomp: a short program that the kernel runs over every system call (man 2 seccomp). It names what decoding never
 needs; what it names fails with EPERM, and the decoder goes on.
@@ -34,7 +34,7 @@ class Machine:
 # asm/unistd_64.h and asm-generic/unistd.h; numbers from 424 on are the same everywhere
 _NEW = {
     "pidfd_send_signal": 424, "io_uring_setup": 425, "open_tree": 428, "move_mount": 429, "fsopen": 430, "pidfd_open": 434,
-    "openat2": 437, "pidfd_getfd": 438, "process_madvise": 440, "mount_setattr": 442, "clone3": 435,
+    "openat2": 437, "pidfd_getfd": 438, "process_madvise": 440, "mount_setattr": 442, "clone3": 435, "fchmodat2": 452,
 }  # fmt: skip
 _X86 = {
     "open": 2, "creat": 85, "openat": 257, "clone": 56, "fork": 57, "vfork": 58, "execve": 59, "execveat": 322, "kill": 62, "tkill": 200,
@@ -46,6 +46,9 @@ _X86 = {
     "setns": 308, "bpf": 321, "perf_event_open": 298, "userfaultfd": 323, "add_key": 248, "request_key": 249, "keyctl": 250,
     "init_module": 175, "finit_module": 313, "kexec_load": 246, "inotify_init1": 294, "fanotify_init": 300, "name_to_handle_at": 303,
     "open_by_handle_at": 304, "prlimit64": 302, "setrlimit": 160, "shmget": 29, "msgget": 68, "semget": 64, "mq_open": 240,
+    "fcntl": 72, "ioctl": 16, "mmap": 9, "fchmod": 91, "fchown": 93, "utime": 132, "utimes": 235, "futimesat": 261, "fsetxattr": 190,
+    "setpriority": 141, "sched_setaffinity": 203, "sched_setscheduler": 144, "sched_setparam": 142, "sched_setattr": 314,
+    "ioprio_set": 251, "memfd_create": 319,
 }  # fmt: skip
 _ARM = {
     "openat": 56, "clone": 220, "execve": 221, "execveat": 281, "kill": 129, "tkill": 130, "tgkill": 131, "rt_sigqueueinfo": 138,
@@ -57,18 +60,24 @@ _ARM = {
     "perf_event_open": 241, "userfaultfd": 282, "add_key": 217, "request_key": 218, "keyctl": 219, "init_module": 105, "finit_module": 273,
     "kexec_load": 104, "inotify_init1": 26, "fanotify_init": 262, "name_to_handle_at": 264, "open_by_handle_at": 265, "prlimit64": 261,
     "setrlimit": 164, "shmget": 194, "msgget": 186, "semget": 190, "mq_open": 180,
+    "fcntl": 25, "ioctl": 29, "mmap": 222, "fchmod": 52, "fchown": 55, "fsetxattr": 7, "setpriority": 140, "sched_setaffinity": 122,
+    "sched_setscheduler": 119, "sched_setparam": 118, "sched_setattr": 274, "ioprio_set": 30, "memfd_create": 279,
 }  # fmt: skip
 MACHINES = {"x86_64": Machine(0xC000003E, _X86 | _NEW), "aarch64": Machine(0xC00000B7, _ARM | _NEW)}
 NETWORK = ("socket", "socketpair", "connect", "bind", "listen", "accept", "accept4")
 OWN_ONLY = ("kill", "tgkill")  # allowed towards this process
+# calls that are refused with these values of one argument: signals to others through a descriptor (F_SETOWN, F_SETSIG, F_SETOWN_EX;
+# FIOSETOWN, SIOCSPGRP), which no filter of kill sees
+REFUSED_VALUES = {"fcntl": (1, (8, 10, 15)), "ioctl": (1, (0x8901, 0x8902))}
+SHARED_WITHOUT_FILE = 0x21  # mmap's MAP_SHARED | MAP_ANONYMOUS, memory that RLIMIT_DATA does not count
 
-LOAD, JUMP_EQUAL, JUMP_SET, RETURN = 0x20, 0x15, 0x45, 0x06  # linux/bpf_common.h: word loads, jumps against a constant
+LOAD, AND, JUMP_EQUAL, JUMP_SET, RETURN = 0x20, 0x54, 0x15, 0x45, 0x06  # linux/bpf_common.h: word loads, jumps against a constant
 JUMP_NOT_LESS = 0x35
 ALLOW, ERROR, KILL = 0x7FFF0000, 0x00050000, 0x80000000  # linux/seccomp.h
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 CLONE_THREAD = 0x00010000
-PR_SET_NO_NEW_PRIVS, PR_SET_DUMPABLE, TO_ALL_THREADS = 38, 4, 1
+PR_SET_NO_NEW_PRIVS, TO_ALL_THREADS = 38, 1
 
 
 def limit(memory: int) -> bool:
@@ -145,6 +154,14 @@ def program_of(calls: Sequence[str], machine: Machine) -> list[tuple[int, int, i
             body = [(LOAD, 0, 0, ARGUMENTS), (JUMP_SET, 1, 0, CLONE_THREAD), refuse, allow]
         elif name == "clone3":  # its flags lie in memory; without it the C library takes clone
             body = [missing]
+        elif name in REFUSED_VALUES:
+            which, values = REFUSED_VALUES[name]
+            body = [(LOAD, 0, 0, ARGUMENTS + 8 * which)]
+            body += [(JUMP_EQUAL, len(values) - place, 0, value) for place, value in enumerate(values)]
+            body += [allow, refuse]
+        elif name == "mmap":
+            shared = SHARED_WITHOUT_FILE
+            body = [(LOAD, 0, 0, ARGUMENTS + 8 * 3), (AND, 0, 0, shared), (JUMP_EQUAL, 0, 1, shared), refuse, allow]
         elif name in OWN_ONLY:
             body = [(LOAD, 0, 0, ARGUMENTS), (JUMP_EQUAL, 1, 0, os.getpid()), refuse, allow]
         else:

@@ -34,7 +34,7 @@ def start(code: str) -> tuple[subprocess.Popen[bytes], Channel]:
         except OSError:
             ours.close()
             raise
-    return process, Channel(ours)
+    return process, Channel(ours, is_run=True)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -31,6 +31,7 @@ class PictureDecoder:
         self._channel: Channel | None = None
         self._messages: Iterator[tuple[Mapping[str, Any], int | None]] = iter(())
         self._closed = False
+        self._late = threading.Event()
 
     @property
     def pid(self) -> int | None:
@@ -46,7 +47,9 @@ class PictureDecoder:
                 raise InputError(ENDING)
             try:
                 return self._decoded(data)
-            except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+            except InputError:
+                raise
+            except Exception as error:  # whatever its decoder did or sent
                 late = self._end()
                 if self._closed:
                     raise InputError(ENDING) from None
@@ -85,6 +88,8 @@ class PictureDecoder:
         if self._channel is None or self._process is None or self._process.poll() is not None:
             self._end()
             self._process, self._channel = launch.start(CODE)
+            if self._closed:  # meanwhile, when there was nothing yet to be killed
+                raise OSError("closed")
             self._messages = self._channel.messages()
             with self._deadline(launch.START_S):
                 self._channel.send({"memory": self._limits.memory})
@@ -115,7 +120,7 @@ class PictureDecoder:
 
     def _end(self) -> bool:
         """Be rid of the process; whether it was the deadline that ended it."""
-        late = self._process is not None and self._late.is_set()
+        late = self._late.is_set()
         if self._channel is not None:
             self._channel.close()
         if self._process is not None:

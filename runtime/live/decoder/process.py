@@ -28,6 +28,7 @@ log = logging.getLogger("dkcam")
 
 CODE = launch.CODE.format("child")
 MOST_PIXELS = 100_000_000  # of a camera of this machine
+MOST_NUMBER = 1 << 53  # of a picture: a float holds it
 MOST_MESSAGES = 2000  # a second
 DECODE_S = 2.0  # for a picture; what takes longer is made to take long
 
@@ -56,6 +57,7 @@ class Decoder:
         self._connected = False
         self._count = 0  # of pictures that arrived on this connection
         self._connections = 0
+        self._second, self._heard_count = 0.0, 0  # of messages, in that second
 
     @property
     def pid(self) -> int | None:
@@ -74,9 +76,11 @@ class Decoder:
             assert self._channel is not None
             with suppress(OSError):  # the next word says so
                 self._channel.send({"open": self._uri, "timeout_s": self._timeout_s, "limits": asdict(self._limits)})
+        started = False
         while True:
             message = self._next()
-            if "started" in message:
+            if "started" in message and not started:
+                started = True
                 self._expect_opening()
                 if not message.get("filter", True):
                     log.info("%s: this machine has no filter of system calls; its decoder runs without", self._name)
@@ -89,15 +93,8 @@ class Decoder:
                 raise SourceError(str(message["failed"]))
 
     def arrivals(self) -> Iterator[Arrival]:
-        second, count = 0.0, 0
         while True:
             message = self._next()
-            now = time.perf_counter()
-            if now - second > 1:
-                second, count = now, 0
-            count += 1
-            if count > MOST_MESSAGES:
-                raise self._nonsense(ValueError(f"more than {MOST_MESSAGES} messages a second"))
             if "ended" in message:
                 self._over(message)
                 if message["ended"]:
@@ -105,6 +102,9 @@ class Decoder:
                 return
             try:
                 arrival = self._heard(message)
+            except SourceError as error:  # a picture of a size that nobody can use
+                self.end(f"{self._name}: {error}")
+                raise SourceError(self._gone()) from error
             except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
                 raise self._nonsense(error) from error
             if arrival is not None:
@@ -150,13 +150,19 @@ class Decoder:
             raise self._nonsense(error) from error
         if message is None:
             raise SourceError(self._gone())
+        now = time.perf_counter()
+        if now - self._second > 1:
+            self._second, self._heard_count = now, 0
+        self._heard_count += 1
+        if self._heard_count > MOST_MESSAGES:
+            raise self._nonsense(ValueError(f"more than {MOST_MESSAGES} messages a second"))
         return message[0]
 
     def _heard(self, message: Message) -> Arrival | None:
         """Errors: ValueError, KeyError, TypeError for what nobody can have meant."""
         if "arrived" in message:
             number, at = int(message["arrived"]), float(message["at"])
-            if number < self._count or not math.isfinite(at):
+            if not self._count <= number < MOST_NUMBER or not math.isfinite(at):
                 raise ValueError(f"picture {number} at {at}")
             self._expect_picture()
             skipped, self._count = number - self._count, number + 1
@@ -180,7 +186,12 @@ class Decoder:
         if why or process is None:
             return why or "it was closed"
         code = process.returncode
-        return f"{self._name}: its decoder " + (f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}")
+        if code is None:
+            return f"{self._name}: its decoder does not end"
+        if code >= 0:
+            return f"{self._name}: its decoder ended with code {code}"
+        known = -code in {one.value for one in signal.Signals}
+        return f"{self._name}: its decoder was killed by {signal.Signals(-code).name if known else f'signal {-code}'}"
 
     def _reap(self) -> None:
         if self._process is not None:
@@ -228,6 +239,8 @@ class Decoder:
     def _make_room(self, size: int) -> None:
         if not 0 < size <= self._most_bytes:
             raise ValueError(f"a picture of {size} bytes")
+        if self._asked is None:
+            raise ValueError("memory that nobody asked a picture for")
         with self._lock:
             if self._channel is None:
                 return
@@ -245,6 +258,8 @@ class Decoder:
             height, width = (int(side) for side in message["size"])
             if self._room is None or not (height > 0 and width > 0 and 3 * height * width <= self._room.size):
                 raise ValueError(f"a picture of {height}x{width} pixels")
+            if is_network(self._uri):
+                self._limits.check(height, width)
             picture = self._room.pixels(height, width).copy()
         self._asked = None
         if "gone" in message:

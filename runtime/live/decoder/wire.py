@@ -37,16 +37,22 @@ LONGEST = 1 << 16  # bytes of a line
 
 
 class Channel:
-    """One end of the socket pair. Errors of sending and receiving: OSError; ValueError for what is no message."""
+    """One end of the socket pair. Errors of sending and receiving: OSError; ValueError for what is no message.
 
-    def __init__(self, end: socket.socket) -> None:
-        self._socket = end
+    is_run: dk-run's end. It never waits for the other side to read (BlockingIOError), and takes no descriptors from it.
+    """
+
+    def __init__(self, end: socket.socket, *, is_run: bool = False) -> None:
+        self._socket, self._is_run = end, is_run
 
     def send(self, message: Mapping[str, Any], descriptor: int | None = None) -> None:
+        """descriptor: to go with it, from dk-run's end only."""
         data = json.dumps(message).encode() + b"\n"
-        if descriptor is not None:
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
-            data = data[self._socket.sendmsg([data], rights) :]
+        if self._is_run:
+            rights = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+            if self._socket.sendmsg([data], rights, socket.MSG_DONTWAIT) < len(data):
+                raise BlockingIOError("the other side does not read")
+            return
         self._socket.sendall(data)
 
     def offer(self, message: Mapping[str, Any]) -> None:
@@ -63,7 +69,10 @@ class Channel:
         held = b""
         descriptors: list[int] = []
         while True:
-            data, ancillary, _, _ = self._socket.recvmsg(LONGEST, socket.CMSG_SPACE(array.array("i").itemsize))
+            if self._is_run:
+                data, ancillary = self._socket.recv(LONGEST), list[Any]()
+            else:
+                data, ancillary, _, _ = self._socket.recvmsg(LONGEST, socket.CMSG_SPACE(array.array("i").itemsize))
             for level, kind, rights in ancillary:
                 if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                     descriptors += array.array("i", rights)

@@ -185,6 +185,9 @@ def test_a_picture_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPat
         "{'arrived': 0}",
         "{'needs': -5}",
         "{'needs': 10**12}",
+        "{'needs': 100}",  # of a picture that nobody asked for
+        "{'arrived': 10**400, 'at': 1.0}",
+        "{'arrived': 10**300, 'at': 1.0}",
         "{'picture': 0, 'size': [8, 8]}",
         "b'x' * 200000",
         "b'[' * 60000",
@@ -362,3 +365,49 @@ def test_a_decoder_without_a_filter_says_so(monkeypatch: pytest.MonkeyPatch, cap
         link.open()
         link.close()
         assert ("no filter of system calls" in caplog.text) != filtered
+
+
+def test_a_decoder_that_does_not_read_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "CODE", SPEAK + "say({'opened': True}, {'arrived': 0, 'at': 1.0}); time.sleep(60)")
+    link = Decoder("test", 30.0)
+    link.open()
+    arrival = next(link.arrivals())
+    assert link._channel is not None
+    with pytest.raises(OSError):
+        while True:  # until its end of the socket is full
+            link._channel.send({"take": 0})
+    start = time.perf_counter()
+    arrival.take()
+    link.end("enough")
+    assert time.perf_counter() - start < 1 and not link._lock.locked()
+    link.close()
+
+
+def test_descriptors_that_a_decoder_sends_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    rights = "[(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [0, 0]))]"
+    give = f"import array; [to_run.sendmsg([json.dumps({{'arrived': n, 'at': 1.0}}).encode() + b'\\n'], {rights}) for n in range(300)]"
+    monkeypatch.setattr(process, "CODE", SPEAK + f"say({{'opened': True}}); {give}; say({{'ended': ''}})")
+    link = Decoder("test", 30.0)
+    link.open()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert len(list(link.arrivals())) == 300
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+    link.close()
+
+
+def test_messages_without_end_while_it_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "CODE", SPEAK + "say(*({'started': True} for n in range(5000))); time.sleep(60)")
+    link = Decoder("test", 30.0)
+    with pytest.raises(SourceError, match="2000 messages a second"):
+        link.open()
+    link.close()
+
+
+@pytest.mark.parametrize("size", [(8, 64), (1, 1), (4000, 100)])
+def test_strips_and_specks_are_no_cameras_pictures(server: CameraServer, size: tuple[int, int]) -> None:
+    server.raw = cv2.imencode(".jpg", np.zeros((*size, 3), np.uint8))[1].tobytes()
+    link = Decoder(server.uri, 2.0)
+    with pytest.raises(SourceError, match=f"pictures of {size[1]}x{size[0]} pixels"):
+        link.open()
+        list(link.arrivals())
+    link.close()

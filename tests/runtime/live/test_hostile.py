@@ -9,8 +9,10 @@ import socket
 import threading
 import time
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -19,11 +21,12 @@ from dkcam.runtime.live.camera import Camera
 from dkcam.runtime.live.decoder import Decoder
 from dkcam.runtime.live.lag import Backlog
 from dkcam.runtime.live.link import Gone
-from dkcam.runtime.live.network import is_same_place
+from dkcam.runtime.live.network import is_same_place, with_password_of
+from dkcam.runtime.live.rtsp import Reader, Refused, checked
 from dkcam.runtime.live.stream import Limits, open_stream
 from tests.runtime.live.camera_server import CameraServer, wait_until
 from tests.runtime.live.hostile import small_jpeg
-from tests.runtime.live.hostile_servers import HTTP, RTSP, hostile, once, pictures
+from tests.runtime.live.hostile_servers import HTTP, OK, RTSP, hostile, once, pictures
 
 TIMEOUT_S = 0.5
 REASONS = {
@@ -188,3 +191,61 @@ def test_a_backlog_in_the_connection_is_seen(server: CameraServer) -> None:
         for _, late in grabs:
             assert late >= 0
     stream.close()
+
+
+@pytest.mark.parametrize("codec", ["huffyuv", "rawvideo", "ffv1"])
+def test_codecs_that_no_camera_sends_are_refused(codec: str) -> None:
+    memory = BytesIO()
+    with av.open(memory, "w", format="matroska") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv422p" if codec == "huffyuv" else "yuv420p"
+        for _ in range(12):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    with hostile(once(OK % b"video/x-matroska", memory.getvalue(), hold=False)) as server, pytest.raises(SourceError, match="expected"):
+        list(open_stream(f"http://127.0.0.1:{server.port}/camera", TIMEOUT_S).grabs())
+
+
+def through(sent: bytes) -> bytes:
+    """What FFmpeg gets of it."""
+    camera, ours = socket.socketpair()
+    with camera, ours:
+        camera.sendall(sent)
+        camera.shutdown(socket.SHUT_WR)
+        return b"".join(m if m[:1] == b"$" else checked(m, b"10.0.0.7", "rtsp://10.0.0.7/") for m in Reader(ours).messages())
+
+
+def test_what_some_rtsp_servers_send_passes() -> None:
+    head = b"RTSP/1.0 200 Alles in Ordnung \xfc\r\nCSeq: 1\r\nPublic: OPTIONS,\r\n DESCRIBE\r\nno header\r\nLast Modified: now\r\n\r\n"
+    assert through(b"\r\n" + head) == (
+        b"RTSP/1.0 200 Alles in Ordnung \xfc\r\nCSeq: 1\r\nPublic: OPTIONS, DESCRIBE\r\nContent-Length: 0\r\n\r\n"
+    )
+    transport = b'Transport: RTP/AVP;unicast;client_port=1-2;source=10.9.9.9;server_port=3-4;mode="PLAY"'
+    assert b';server_port=3-4;mode="PLAY";source=10.0.0.7\r\n' in through(b"RTSP/1.0 200 OK\r\n" + transport + b"\r\n\r\n")
+
+
+def test_what_ffmpeg_would_read_as_more_than_one_message_is_not_passed() -> None:
+    media = b"$\0\0\x08" + b"12345678"
+    assert through(media + b"$\0\0\1X" + media + b"$\0\0\0") == media * 2  # short ones are read as what follows them
+    with pytest.raises(Refused):
+        through(b"RTSP/1.0 200 OK\r\n$\0\0\4\r\nContent-Length: 5\r\n\r\n")
+
+
+def test_a_redirect_on_the_same_host_keeps_the_password_and_another_does_not() -> None:
+    assert with_password_of("http://me:p%40w@cam/a", "http://cam/b?c=d") == "http://me:p%40w@cam/b?c=d"
+    assert with_password_of("http://cam/a", "http://cam/b") == "http://cam/b"
+    heads: list[bytes] = []
+
+    def answer(client: socket.socket, elsewhere: str, request: bytes) -> None:
+        heads.append(request)
+        if b"GET /b" in request and b"Authorization: Basic" in request:
+            pictures(small_jpeg())(client, elsewhere)
+        elif b"GET /b" in request:
+            client.sendall(b'HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm="cam"\r\nContent-Length: 0\r\n\r\n')
+        else:
+            client.sendall(b"HTTP/1.1 302 Found\r\nLocation: /b\r\nContent-Length: 0\r\n\r\n")
+
+    with hostile(answer) as server:
+        stream = open_stream(f"http://me:pw@127.0.0.1:{server.port}/a", TIMEOUT_S)
+        assert next(iter(stream.grabs()))[0]() is not None
+        stream.close()
