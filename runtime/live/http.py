@@ -1,6 +1,6 @@
 """A camera's answer over HTTP, as a file for FFmpeg, which so opens no connection of its own.
 
-Credentials in the address serve Basic and Digest authentication (RFC 7617, RFC 7616). Redirects are not followed here.
+Credentials in the address serve Basic and Digest authentication (``http_auth``). Redirects are not followed here.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ import struct
 import termios
 import urllib.error
 import urllib.request
+from http.client import InvalidURL
 from typing import Any
-from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit, urlunsplit
+
+from dkcam.runtime.live.http_auth import authorization
 
 PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
+SAFE = "%/:=&?~#+!$,;'@()*[]"  # in paths and queries; what is encoded stays so
 PEEK = 16  # first bytes, that say what it is
 
 
@@ -35,28 +39,21 @@ class Body:
 
     def __init__(self, uri: str, timeout_s: float, most: int) -> None:
         parts = urlsplit(uri)
-        plain = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path or "/", parts.query, ""))
-        passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
-        if parts.username is not None:
-            passwords.add_password(None, plain, unquote(parts.username), unquote(parts.password or ""))
-        opener = urllib.request.build_opener(
-            urllib.request.HTTPSHandler(context=any_certificate()),
-            urllib.request.HTTPDigestAuthHandler(passwords),
-            urllib.request.HTTPBasicAuthHandler(passwords),
-            _Closed,
-            _Stay,
-        )
+        place, path = parts.netloc.rpartition("@")[2], quote(parts.path or "/", SAFE)
+        plain = urlunsplit((parts.scheme, place, path, quote(parts.query, SAFE), ""))
+        opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=any_certificate()), _Closed, _Stay)
         opener.addheaders = [("User-Agent", "dkcam"), ("Accept", "*/*")]
         try:
-            self._response: Any = opener.open(plain, timeout=timeout_s)
+            self._response: Any = _opened(opener, urllib.request.Request(plain), parts, timeout_s)
         except urllib.error.HTTPError as error:
-            error.close()
-            place = error.headers.get("Location") if 300 <= error.code < 400 else None
-            if place is not None:
-                raise Redirect(urljoin(plain, place)) from None
-            raise ValueError(f"its server answered {error.code} {error.reason}") from None
+            elsewhere = error.headers.get("Location") if 300 <= error.code < 400 else None
+            if elsewhere is not None:
+                raise Redirect(urljoin(plain, elsewhere)) from None
+            raise ValueError(f"its server answered {error.code} {str(error.reason)[:60]}") from None
         except urllib.error.URLError as error:
             raise (error.reason if isinstance(error.reason, OSError) else OSError(str(error.reason))) from None
+        except InvalidURL:  # its words hold the address
+            raise ValueError("its address is none") from None
         self.kind = str(self._response.headers.get_content_type())
         self.head = b""
         self.unbroken, self._most = 0, most
@@ -82,6 +79,22 @@ class Body:
 
     def close(self) -> None:
         self._response.close()
+
+
+def _opened(opener: urllib.request.OpenerDirector, request: urllib.request.Request, parts: SplitResult, timeout_s: float) -> Any:
+    """The answer; where it asks for a password and the address has one, the second answer."""
+    try:
+        return opener.open(request, timeout=timeout_s)
+    except urllib.error.HTTPError as error:
+        asked = error.headers.get_all("WWW-Authenticate") or []
+        if error.code != 401 or parts.username is None:
+            raise
+        user, password = unquote(parts.username), unquote(parts.password or "")
+        answer = authorization(asked, user, password, "GET", request.selector)
+        if answer is None:
+            raise ValueError(f"it asks for a password in a way that is not known ({', '.join(asked)[:60]})") from None
+        request.add_unredirected_header("Authorization", answer)
+    return opener.open(request, timeout=timeout_s)
 
 
 class _Closed(urllib.request.HTTPErrorProcessor):
