@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import socket
 import sys
 import time
@@ -210,6 +211,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    own = os.dup(2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libjpeg says a line for every damaged picture
+    sys.stderr = os.fdopen(own, "w")
     try:
         results = fuzz(arguments.seconds, arguments.seed)
     except AssertionError as error:
