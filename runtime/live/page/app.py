@@ -43,6 +43,7 @@ MOST_SIDE = 60_000  # of an overlay, as JPEG has it
 MOST_VIEWERS = 8
 MOST_WAITING = 4  # pictures to explain
 MOST_CLASSES = 8
+REFUSED_S = 0.1  # an answer to what is no picture takes this long
 SEND_S = 10.0  # a client that takes nothing for so long is let go
 SILENT_S = 10.0  # without an explanation, where cameras send
 UNSEEN = 2  # pictures on their way to a client
@@ -179,6 +180,13 @@ class Page:
                 await asyncio.wait_for(socket.send_bytes(data), SEND_S)
 
     async def _explain(self, request: Request) -> Response:
+        try:
+            return await self._answered(request)
+        except InputError:
+            await asyncio.sleep(REFUSED_S)  # a flood of what is no picture waits in its sender
+            raise
+
+    async def _answered(self, request: Request) -> Response:
         if self._waiting >= MOST_WAITING:
             return _refused(503, "busy with other pictures; try again")
         length = request.headers.get("content-length", "0")

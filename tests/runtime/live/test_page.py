@@ -282,6 +282,14 @@ def test_pictures_that_are_none_or_too_much_are_refused(feed: Feed) -> None:
     assert feed.ask("POST", "/explain?classes=nothing", png())[0] == 400
 
 
+def test_a_flood_of_what_is_no_picture_waits(feed: Feed) -> None:
+    start = time.perf_counter()
+    for _ in range(5):
+        assert feed.ask("POST", "/explain", b"hello")[0] == 400
+    assert time.perf_counter() - start > 5 * app_module.REFUSED_S
+    assert feed.ask("POST", "/explain", png())[0] == 200
+
+
 def test_a_body_of_50_mb_is_refused_before_it_is_read(feed: Feed) -> None:
     for head in (b"Content-Length: 52428800\r\n", b"Transfer-Encoding: chunked\r\n"):
         with socket.create_connection(("127.0.0.1", feed.page.port), timeout=10) as client:
