@@ -19,8 +19,8 @@ MOST_SCANS = 64  # progressive pictures have about ten; each costs a pass over t
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 without DHT, JPG and DAC
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a segment: TEM, RST0 to RST7, SOI
-_MARKER = re.compile(rb"\xff+[^\x00\xff]")  # as libjpeg looks for one: over bytes between segments, fill bytes and stuffed zeros
-_AFTER_SCAN = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")  # restarts belong to a scan's data
+_MARKER = re.compile(rb"\xff[^\x00\xff]")  # as libjpeg looks for one: over bytes between segments, fill bytes and stuffed zeros
+_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # restarts belong to a scan's data
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from dkcam.runtime.live.stream import Grab, Limits, Picture, shown
 # what cameras send over HTTP; no playlists (hls, dash, concat, sdp), which name further addresses, and no single pictures
 CONTAINERS = "mpjpeg,mjpeg,mpegts,h264,hevc,m4v,mpegvideo,mpeg,flv,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,ogg,ivf,obu,nut"
 CODECS = "mjpeg,h264,hevc,mpeg4,mpeg2video,mpeg1video,h263,flv,vp8,vp9,av1,libdav1d,theora"
+BUFFER = 64 << 10  # bytes that FFmpeg asks HTTP for at once; what has arrived is given, if less
 MOST_REDIRECTS = 5
 PLAYLISTS = {
     b"#EXTM3U": "a playlist (HLS)",
@@ -129,7 +130,13 @@ class NetworkStream:
                 self._connected()
                 form = "mpjpeg" if self._body.kind.startswith("multipart/") else ""
                 options |= {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
-            container = av.open(target, format=form or None, options=options, timeout=(self._timeout_s, self._timeout_s))
+            container = av.open(
+                target,
+                format=form or None,
+                options=options,
+                buffer_size=BUFFER,
+                timeout=(self._timeout_s, self._timeout_s),
+            )
         except (av.FFmpegError, OSError, ValueError, HTTPException, MemoryError) as error:
             if self._relay is not None and isinstance(self._relay.failure, Redirect):
                 raise self._relay.failure from None
