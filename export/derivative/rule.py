@@ -1,0 +1,140 @@
+"""What a rule is, and what it is given.
+
+A rule turns the cotangents of an operator's outputs into those of its inputs (a vector-Jacobian product). It reads every
+attribute of the operator; what it cannot do right it refuses. One file a family under ``rules/``; ``@rule("Relu")`` enters
+a function into the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import onnx_ir as ir
+
+from dkcam.errors import ExportError
+from dkcam.export.derivative.cotangent import Cotangent
+from dkcam.export.writer import FLOATS, Array, Writer, array_of, rank_of
+
+T = TypeVar("T")
+
+
+class UnsupportedOperator(ExportError):
+    """An operator, or a form of it, that no rule can pull a gradient through."""
+
+    def __init__(self, node: ir.Node, why: str = "") -> None:
+        self.node, self.why = node, why
+        super().__init__(f"no gradient passes {node.op_type} (node {node.name!r}){': ' + why if why else ''}")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node of the network, as its rule sees it. ``active``: which inputs want a cotangent.
+
+    ``x``, ``y``, ``input`` and ``output`` give floating-point values in float32, whatever the network computes in.
+    """
+
+    writer: Writer
+    node: ir.Node
+    active: Sequence[bool]
+
+    @property
+    def x(self) -> ir.Value:
+        return self.input(0)
+
+    @property
+    def y(self) -> ir.Value:
+        return self.output(0)
+
+    def has(self, index: int) -> bool:
+        """Whether there is an input of this number."""
+        return index < len(self.node.inputs) and self.node.inputs[index] is not None
+
+    def input(self, index: int) -> ir.Value:
+        value = self.node.inputs[index]
+        assert value is not None, f"{self.node.op_type} has no input {index}"
+        return self._wide(value)
+
+    def output(self, index: int) -> ir.Value:
+        return self._wide(self.node.outputs[index])
+
+    def _wide(self, value: ir.Value) -> ir.Value:
+        return self.writer.float32(value) if value.dtype in FLOATS else value
+
+    def constant(self, index: int) -> Array | None:
+        """A constant input's numbers; None where it is missing or computed."""
+        return array_of(self.node.inputs[index]) if self.has(index) else None
+
+    def attribute(self, name: str, default: T) -> T:
+        """An attribute's value, lists as lists; its type is the default's."""
+        found: Any = self.node.attributes.get(name)
+        if found is None:
+            return default
+        value = found.value
+        return list(value) if isinstance(value, (list, tuple)) else value  # type: ignore[return-value]
+
+    @property
+    def rank(self) -> int:
+        """Of the first input."""
+        return rank_of(self.x)
+
+    def refuse(self, why: str) -> UnsupportedOperator:
+        """To be raised: what about this operator cannot be done."""
+        return UnsupportedOperator(self.node, why)
+
+
+Rule = Callable[[Writer, Step, Sequence[Cotangent | None]], Mapping[int, Cotangent]]
+"""(writer, step, cotangent of each output, None where none arrived) → cotangent by number of the active input."""
+
+RULES: dict[str, Rule] = {}
+
+
+def rule(*kinds: str) -> Callable[[Rule], Rule]:
+    """Enter a rule for these operators."""
+
+    def enter(function: Rule) -> Rule:
+        for kind in kinds:
+            assert kind not in RULES, f"two rules for {kind}"
+            RULES[kind] = function
+        return function
+
+    return enter
+
+
+Single = Callable[[Writer, Step, Cotangent], Cotangent]
+"""Of an operator with one output and one input that can be active, the first."""
+
+
+def single(*kinds: str) -> Callable[[Single], Single]:
+    """Enter a rule for operators with one output, of whose inputs only the first may be active."""
+
+    def enter(function: Single) -> Single:
+        @rule(*kinds)
+        def apply(writer: Writer, step: Step, cotangents: Sequence[Cotangent | None]) -> Mapping[int, Cotangent]:
+            if any(step.active[1:]):
+                raise step.refuse("its parameters depend on the picture")
+            (cotangent,) = cotangents[:1]
+            assert cotangent is not None
+            return {0: function(writer, step, cotangent)}
+
+        return function
+
+    return enter
+
+
+Local = Callable[[Writer, Step], ir.Value | None]
+"""A local derivative dy/dx of the shape of x; None is 1."""
+
+
+def pointwise(*kinds: str) -> Callable[[Local], Local]:
+    """Enter an operator that acts on each number by itself, by its local derivative."""
+
+    def enter(function: Local) -> Local:
+        @single(*kinds)
+        def apply(writer: Writer, step: Step, cotangent: Cotangent) -> Cotangent:
+            return cotangent.times(writer, function(writer, step))
+
+        return function
+
+    return enter
