@@ -114,8 +114,7 @@ def merge(writer: Writer, cotangents: list[Cotangent]) -> Cotangent:
     for g, diagonals in groups.items():
         total = diagonals[0]
         for other in diagonals[1:]:
-            one = writer.number(1.0)
-            total = writer.add(one if total is None else total, one if other is None else other)
+            total = writer.add(writer.number(1.0) if total is None else total, writer.number(1.0) if other is None else other)
         parts.append(Cotangent(g, total))
     if len(parts) == 1:
         return parts[0]
