@@ -252,12 +252,30 @@ def _tensors(weights: Any) -> Mapping[str, Tensor]:
     return weights
 
 
-def _from_state_dict(path: Path, document: Any, described: Mapping[str, str], size: int) -> Checkpoint:
+def state_dict(path: Path) -> Mapping[str, Tensor]:
+    """The weights of any network, .safetensors or a torch file, under its own names. Errors: CheckpointError."""
+    data = read_file(path, "weights (.pt, .pth or .safetensors)", CheckpointError)
+    try:
+        weights = _tensors(_unwrapped(_parse(path, data)[0]))
+        _check_backed(weights, len(data))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; expected torch.save(model.state_dict(), …) or safetensors") from None
+    except CheckpointError as error:
+        raise CheckpointError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+    return weights
+
+
+def _unwrapped(document: Any) -> Any:
+    """Training loops save the state dict beside other things."""
     if isinstance(document, Mapping):
         for key in ("state_dict", "model_state_dict", "model"):
             if isinstance(document.get(key), Mapping):
-                document = document[key]
-                break
+                return document[key]
+    return document
+
+
+def _from_state_dict(path: Path, document: Any, described: Mapping[str, str], size: int) -> Checkpoint:
+    document = _unwrapped(document)
     if not isinstance(document, Mapping) or not document or not all(isinstance(v, Tensor) for v in document.values()):
         raise CheckpointError(f"{path} holds no state dict; expected names such as conv1.weight with tensors")
     weights = {re.sub(r"^((module|model|_orig_mod)\.)+", "", str(name)): value for name, value in document.items()}

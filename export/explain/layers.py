@@ -23,6 +23,9 @@ from dkcam.printable import printable
 MOST_SKIPPED = 16  # tokens that are no place: a class token, a distillation token, registers
 POOLS = frozenset({"GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"})
 REDUCTIONS = frozenset({"ReduceMean", "ReduceMax", "ReduceSum", "ReduceL2", "ReduceLogSumExp"})
+ACTIVATIONS = frozenset(
+    {"Relu", "LeakyRelu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "Elu", "Gelu", "Mish", "PRelu", "BatchNormalization"}
+)
 MOVES = frozenset({"Reshape", "Flatten", "Transpose", "Identity", "Squeeze", "Unsqueeze"})
 
 
@@ -111,10 +114,15 @@ class Layers:
         return found
 
     def candidates(self) -> list[Layer]:
-        """What ``--list-layers`` prints: the ends of blocks, and the last map of each resolution."""
-        ends = set(self.narrow())
-        last = {found.size: found.value for found in self.maps()}
-        return [found for found in self.maps() if found.value in ends or last[found.size] is found.value]
+        """What ``--list-layers`` prints: the ends of blocks, and the last map of each resolution that has none."""
+        found = [layer for layer in map(self.at, self.narrow()) if layer is not None and not self._only_activated(layer.value)]
+        sizes = {layer.size for layer in found}
+        return found + [layer for size, layer in {one.size: one for one in self.maps()}.items() if size not in sizes]
+
+    def _only_activated(self, value: ir.Value) -> bool:
+        """Whether all that reads this value is an activation, whose output is the end of the block then."""
+        readers = {use.node for use in value.uses()}
+        return len(readers) == 1 and next(iter(readers)).op_type in ACTIVATIONS
 
     def named(self, name: str) -> Layer:
         """A value, a node, or a module's path ("layer4.2", its last call). Errors: ExportError."""
