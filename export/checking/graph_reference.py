@@ -1,0 +1,134 @@
+"""The same quantities by autograd through an interpreter of the network's graph, in float64 or float32.
+
+For networks that come as a file. Nothing is shared with the rules: the interpreter runs the network as it was before anything was
+written into it, gradients come from ``torch.autograd.grad``, and the methods are written as published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from dkcam.export.checking.interpreter import evaluate
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dkcam.export.explain.layers import Layer
+from dkcam.export.explain.tasks import Task
+from dkcam.export.reference import Answer, terms
+
+EPSILON = float(np.finfo(np.float32).eps)
+
+
+@dataclass
+class GraphReference:
+    """One network, one task, one layer.
+
+    model: with its input ``image`` in place and nothing explained. seen: what the finished file's run gave for inputs of operators
+    with kinks; see ``interpreter``.
+    """
+
+    model: ir.Model
+    task: Task
+    layers: Sequence[Layer]
+    method: str
+    dtype: torch.dtype = torch.float64
+    seen: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    def answer(
+        self,
+        image: NDArray[np.generic],
+        classes: NDArray[np.int64],
+        explained: NDArray[np.int64] | None = None,
+        nudge: int = 0,
+        keep_gradient: bool = False,
+    ) -> Answer:
+        """All outputs for one batch. See ``Reference.answer``."""
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.dtype)
+        if nudge:
+            signs = torch.randint(-1, 2, pixels.shape, generator=torch.Generator().manual_seed(nudge))
+            pixels = pixels * (1 + signs * EPSILON)
+        names = [layer.name for layer in self.layers]
+        score = self.task.found.scores.name or ""
+        found = evaluate(self.model, {"image": pixels}, [*names, score], dtype=self.dtype, leaves=names, seen=self.seen)
+        values, weights, own = self._scores(found[score], torch.from_numpy(classes))
+        chosen = own if explained is None else torch.from_numpy(explained)
+        parts = [
+            self._maps(found[layer.name], layer, torch.stack([weights(chosen, k) for k in range(chosen.shape[1])]), keep_gradient)
+            for layer in self.layers
+        ]
+        magnitudes = {"logits": values["logits"].abs().amax(1, keepdim=True).expand_as(values["logits"])}
+        if len(parts) == 1:
+            values |= parts[0][0]
+            magnitudes |= parts[0][1]
+        else:
+            values["heatmap"], magnitudes["heatmap"] = _together([part[0]["heatmap"] for part in parts]), torch.ones(chosen.shape)
+        values["explained"] = own
+        return Answer(
+            {name: value.detach().numpy() for name, value in values.items()},
+            {name: value.detach().numpy() for name, value in magnitudes.items()},
+        )
+
+    def _scores(self, scores: Tensor, classes: Tensor) -> tuple[dict[str, Tensor], Any, Tensor]:
+        """(logits and probabilities, the scalar of the k-th of chosen classes, the classes chosen here [B, K])."""
+        kind = self.task.kind
+        if kind == "dense":
+            region = (
+                (scores > 0).to(scores)
+                if scores.shape[1] == 1
+                else torch.nn.functional.one_hot(scores.argmax(1), scores.shape[1]).movedim(3, 1).to(scores)
+            ).detach()
+            flat = (scores * region).sum((2, 3)) / region.sum((2, 3)).clamp(min=1)
+            probabilities = region.mean((2, 3))
+        else:
+            flat = scores.reshape(len(scores), -1) if scores.ndim > 1 else scores[:, None]
+            probabilities = flat.sigmoid() if self.task.found.squash == "Sigmoid" else flat.softmax(1)
+        values = {"logits": flat, **({"probabilities": probabilities} if kind != "regress" else {})}
+        if kind == "regress":
+            sign = torch.where(classes < 0, -1.0, 1.0).to(flat)
+            own = torch.where(classes < 0, -classes - 1, classes).expand(len(flat), -1)
+            return values, lambda chosen, k: (sign[k] * flat.gather(1, chosen[:, k : k + 1])).sum(), own
+        order = probabilities.argsort(dim=1, descending=True, stable=True)
+        columns = [order[:, -int(c) - 1] if c < 0 else torch.full_like(order[:, 0], int(c)) for c in classes]
+        return values, lambda chosen, k: flat.gather(1, chosen[:, k : k + 1]).sum(), torch.stack(columns, 1)
+
+    def _maps(self, leaf: Tensor, layer: Layer, scalars: Tensor, keep: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        features = _positions(leaf.detach(), layer)
+        found: dict[str, list[Tensor]] = {"heatmap": [], "weights": [], "gradient": []}
+        sizes: dict[str, list[Tensor]] = {"heatmap": [], "weights": []}
+        for scalar in scalars:
+            gradient = _positions(torch.autograd.grad(scalar, leaf, retain_graph=True)[0], layer)
+            each = terms(self.method, features, gradient)
+            found["heatmap"].append(each.sum(1).relu())
+            found["weights"].append(gradient.mean((2, 3)))
+            if keep:
+                found["gradient"].append(gradient)
+            sizes["heatmap"].append(each.abs().sum(1).amax((1, 2)))
+            sizes["weights"].append(gradient.abs().mean((2, 3)).amax(1))
+        values = {name: torch.stack(maps, 1) for name, maps in found.items() if maps}
+        return {**values, "features": features}, {name: torch.stack(maps, 1) for name, maps in sizes.items()}
+
+
+def _positions(value: Tensor, layer: Layer) -> Tensor:
+    """[B, C, h, w] of a value in the layer's own order."""
+    if layer.grid is not None:
+        axis = layer.space[0]
+        value = value.narrow(axis, layer.skip, value.shape[axis] - layer.skip)
+        value = value.movedim((layer.channel, axis), (1, 2))
+        rows, columns = layer.grid
+        return value.reshape(*value.shape[:2], int(rows), int(columns))
+    return value.movedim((layer.channel, *layer.space), (1, 2, 3))
+
+
+def _together(maps: Sequence[Tensor]) -> Tensor:
+    """Maps [B, K, h, w] of several layers, each over its own largest value, on the finest grid: their mean."""
+    finest = max((one.shape[2:] for one in maps), key=lambda size: size[0])
+    total = torch.zeros(*maps[0].shape[:2], *finest, dtype=maps[0].dtype)
+    for one in maps:
+        scaled = one / one.amax((2, 3), keepdim=True).clamp(min=1e-30)
+        total += torch.nn.functional.interpolate(scaled, size=tuple(finest), mode="bilinear", align_corners=False)
+    return total / len(maps)
