@@ -24,7 +24,8 @@ WRITERS = {"classify": classify.explain, "regress": regress.explain, "dense": de
 @dataclass(frozen=True)
 class Wanted:
     """What is written into a graph. layers: where the heat is taken; several give one map, on the finest grid. count: K, None for
-    free. per_image: ``classes`` [B, K]. outputs: fixed names. own: the network's own outputs that stay, value → name.
+    free. per_image: ``classes`` [B, K]. outputs: fixed names. own: the network's own outputs that stay, by name; no inner value has
+    any of these names (``free_names``).
     """
 
     layers: Sequence[Layer]
@@ -32,7 +33,7 @@ class Wanted:
     count: int | None = None
     per_image: bool = False
     outputs: Sequence[str] = ("logits", "probabilities", "explained", "weights", "heatmap")
-    own: Mapping[ir.Value, str] = field(default_factory=dict)
+    own: Mapping[str, ir.Value] = field(default_factory=dict)
 
 
 def assemble(model: ir.Model, batch: int | str, task: Task, wanted: Wanted) -> None:
@@ -86,22 +87,25 @@ def _together(writer: Writer, maps: Sequence[Maps]) -> ir.Value:
     return writer.mul(total, writer.number(1 / len(maps)))
 
 
-def _finish(model: ir.Model, outputs: Mapping[str, ir.Value], own: Mapping[ir.Value, str], classes: ir.Value) -> None:
-    """Fixed outputs first, then the network's own; names that something inside had are freed."""
+def free_names(model: ir.Model, names: Sequence[str]) -> None:
+    """Give inner values that have one of these names another, so that the outputs and inputs to come can have it."""
+    wanted = set(names)
+    values = [value for node in model.graph for value in node.outputs] + list(model.graph.initializers.values())
+    have = {value.name for value in values} | wanted
+    for value in values:
+        if value.name in wanted:
+            name = f"{value.name}.inner"
+            while name in have:
+                name += "_"
+            have.add(name)
+            value.name = name
+
+
+def _finish(model: ir.Model, outputs: Mapping[str, ir.Value], own: Mapping[str, ir.Value], classes: ir.Value) -> None:
+    """Fixed outputs first, then the network's own."""
     graph = model.graph
-    taken = {*outputs, *own.values(), "image", "classes", "key_mask"}
-    fixed = {value.name for value in (*graph.inputs, classes)}
-    for node in graph:
-        for value in node.outputs:
-            if value.name in taken and value.name not in fixed:
-                value.name = f"{value.name}.inner"
-    for value in list(graph.initializers.values()):
-        if value.name in taken:
-            graph.initializers.pop(value.name)
-            value.name = f"{value.name}.inner"
-            graph.register_initializer(value)
     graph.outputs.clear()
-    for name, value in [*outputs.items(), *((name, value) for value, name in own.items())]:
+    for name, value in [*outputs.items(), *own.items()]:
         node = ir.node("Identity", [value], num_outputs=1, name=f"{name}.node")
         node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = name, value.type, value.shape
         graph.append(node)

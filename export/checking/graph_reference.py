@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from dkcam.export.checking.interpreter import evaluate
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dkcam.export.checking.interpreter import Interpreter
 from dkcam.export.explain.layers import Layer
 from dkcam.export.explain.tasks import Task
 from dkcam.export.reference import Answer, terms
@@ -28,8 +28,8 @@ EPSILON = float(np.finfo(np.float32).eps)
 class GraphReference:
     """One network, one task, one layer.
 
-    model: with its input ``image`` in place and nothing explained. seen: what the finished file's run gave for inputs of operators
-    with kinks; see ``interpreter``.
+    model: with its input ``image`` in place and nothing explained. seen: from what operators with kinks take
+    their side; see ``kinks``.
     """
 
     model: ir.Model
@@ -37,7 +37,14 @@ class GraphReference:
     layers: Sequence[Layer]
     method: str
     dtype: torch.dtype = torch.float64
-    seen: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    seen: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._interpreter = Interpreter(self.model, dtype=self.dtype)
+
+    def values(self, image: NDArray[np.generic], names: Sequence[str]) -> dict[str, Tensor]:
+        """Values of the network for one batch, by name."""
+        return self._interpreter.evaluate({"image": torch.from_numpy(np.ascontiguousarray(image)).to(self.dtype)}, names)
 
     def answer(
         self,
@@ -54,7 +61,7 @@ class GraphReference:
             pixels = pixels * (1 + signs * EPSILON)
         names = [layer.name for layer in self.layers]
         score = self.task.found.scores.name or ""
-        found = evaluate(self.model, {"image": pixels}, [*names, score], dtype=self.dtype, leaves=names, seen=self.seen)
+        found = self._interpreter.evaluate({"image": pixels}, [*names, score], leaves=names, seen=self.seen)
         values, weights, own = self._scores(found[score], torch.from_numpy(classes))
         chosen = own if explained is None else torch.from_numpy(explained)
         parts = [

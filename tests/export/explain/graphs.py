@@ -53,7 +53,7 @@ class Transformer(nn.Module):
         self.skip, self.mean = (0 if mean else 1) + registers, mean
         self.patches = nn.Conv2d(3, 16, 16, 16)
         self.first = nn.Parameter(torch.randn(1, self.skip, 16))
-        self.blocks = nn.ModuleList([Block() for _ in range(2)])
+        self.blocks = nn.ModuleList([Block() for _ in range(3)])
         self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -58,7 +58,7 @@ def test_tokens_have_the_grid_of_their_patches(registers: int, mean: bool, skip:
 def test_a_class_token_is_explained_where_it_still_reads() -> None:
     """Behind the last attention only the class token itself is read, and a map of the others is zero."""
     found = layers_of(Transformer()).default()
-    assert found.name == "/blocks.1/norm1/LayerNormalization_output_0"
+    assert found.name == "/blocks.2/norm1/LayerNormalization_output_0"
 
 
 def test_layers_are_named_by_value_node_or_module() -> None:
