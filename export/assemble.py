@@ -106,6 +106,9 @@ def _finish(model: ir.Model, outputs: Mapping[str, ir.Value], own: Mapping[str, 
     graph = model.graph
     graph.outputs.clear()
     for name, value in [*outputs.items(), *own.items()]:
+        if value.name == name and value.producer() is not None:
+            graph.outputs.append(value)
+            continue
         node = ir.node("Identity", [value], num_outputs=1, name=f"{name}.node")
         node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = name, value.type, value.shape
         graph.append(node)
