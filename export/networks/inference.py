@@ -197,7 +197,9 @@ class Inference:
             mask = fixed[index] if isinstance(fixed, list) else fixed
             self.facts[output] = Fact(fact.dtype, tuple(a.shape for a in arrays), tuple(arrays), mask)
 
-    def _evaluate(self, node: ir.Node, arrays: Sequence[Array | None], wanted: list[tuple[ir.DataType, Shape | None]]) -> list[Array] | None:
+    def _evaluate(
+        self, node: ir.Node, arrays: Sequence[Array | None], wanted: list[tuple[ir.DataType, Shape | None]]
+    ) -> list[Array] | None:
         sizes = []
         for dtype, shape in wanted:
             if shape is None or any(d is None for d in shape):

@@ -170,7 +170,9 @@ def drop_identities(model: ir.Model) -> None:
         training = node.inputs[2] if len(node.inputs) > 2 else None
         off = training is None or (training.const_value is not None and not training.const_value.numpy().any())
         if not off:
-            raise refusal(f"Dropout (node {shown(node.name)}) drops values; expected a network in evaluation mode; export it after model.eval()")
+            raise refusal(
+                f"Dropout (node {shown(node.name)}) drops values; expected a network in evaluation mode; export it after model.eval()"
+            )
         if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
             continue
         node.resize_outputs(1)

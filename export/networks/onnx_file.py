@@ -126,7 +126,9 @@ def _check_kind(proto: onnx.ModelProto, metadata: Mapping[str, str], source: str
     if SPEC_KEY in metadata:
         raise refusal(f"{source} was written by dk-export and has its heatmap already; give the model that it was made from")
     if proto.ir_version > onnx.IR_VERSION:
-        raise refusal(f"{source} is of ONNX's format {proto.ir_version}, {onnx.IR_VERSION} at most; export it with an older one, or update onnx")
+        raise refusal(
+            f"{source} is of ONNX's format {proto.ir_version}, {onnx.IR_VERSION} at most; export it with an older one, or update onnx"
+        )
     versions = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
     newest = onnx.defs.onnx_opset_version()
     check_operators(proto, source)
@@ -236,4 +238,6 @@ def _check_weights(model: ir.Model, source: str) -> None:
                 continue
             array = value.const_value.numpy()
             if array.dtype.kind == "f" and array.size and not np.isfinite([array.min(), array.max()]).all():
-                raise refusal(f"{source} has Inf or NaN in the weight {shown(value.name)} of {shown(node.op_type)}; expected finite numbers")
+                raise refusal(
+                    f"{source} has Inf or NaN in the weight {shown(value.name)} of {shown(node.op_type)}; expected finite numbers"
+                )

@@ -41,7 +41,7 @@ class Place:
 
     def explained(self, error: ExportError, source: str) -> ExportError:
         """An error of inference, with what was changed about the size, which may be why."""
-        if self.own or None in self.fixed and not self.dynamic:
+        if self.own or (None in self.fixed and not self.dynamic):
             return error
         why = str(error).removeprefix(f"{source}: ")
         if self.dynamic:

@@ -42,7 +42,9 @@ def take_weights(proto: onnx.ModelProto, folder: Path | None, source: str, updat
     """
     graph = proto.graph
     if graph.sparse_initializer:
-        raise refusal(f"{source} has sparse weights ({shown(graph.sparse_initializer[0].values.name)}); expected dense ones; export it again")
+        raise refusal(
+            f"{source} has sparse weights ({shown(graph.sparse_initializer[0].values.name)}); expected dense ones; export it again"
+        )
     blobs = _read_outside(proto, folder, source, update)
     found: dict[str, Array] = {}
     for name, tensor in _tensors(graph):
