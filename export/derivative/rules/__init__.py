@@ -2,10 +2,14 @@
 
 from dkcam.export.derivative.rules import (
     convolution,
+    maximum,
     pointwise,
+    pooling,
 )
 
 __all__ = [
     "convolution",
+    "maximum",
     "pointwise",
+    "pooling",
 ]
