@@ -5,6 +5,8 @@ The one way in which a pass, a rule or a method adds to a network. Values are ``
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,6 +54,22 @@ def rank_of(value: ir.Value) -> int:
 def array_of(value: ir.Value | None) -> Array | None:
     """A constant's numbers, None for anything else."""
     return None if value is None or value.const_value is None else value.const_value.numpy()
+
+
+def factors(dimension: Dimension) -> tuple[int, Counter[str]]:
+    """A dimension as a number times names: "4*H*W" → 4, {H, W}. A name that holds any other arithmetic is one."""
+    if isinstance(dimension, int):
+        return dimension, Counter()
+    if set("()+-/% ,").intersection(dimension):
+        return 1, Counter([dimension])
+    parts = dimension.split("*")
+    return math.prod(int(part) for part in parts if part.isdecimal()), Counter(part for part in parts if not part.isdecimal())
+
+
+def product_of(dimensions: Sequence[Dimension]) -> tuple[int, Counter[str]]:
+    """How many numbers there are, as a number times names."""
+    parts = [factors(dimension) for dimension in dimensions]
+    return math.prod(number for number, _ in parts), sum((names for _, names in parts), Counter())
 
 
 class Writer:
@@ -209,25 +227,18 @@ class Writer:
 
     @staticmethod
     def _completed(value: ir.Value, sizes: list[Dimension]) -> list[Dimension]:
-        """A wanted shape with its −1 worked out, where it can be."""
+        """A wanted shape with its −1 worked out, where it can be: the number and names that the rest of the shape lacks."""
         if -1 not in sizes:
             return sizes
-        have, rest = shape_of(value), [d for d in sizes if d != -1]
-        for dimension in list(rest):
-            if dimension in have:
-                have.remove(dimension)
-                rest.remove(dimension)
-        numbers, others = [d for d in have if isinstance(d, int)], [d for d in have if isinstance(d, str)]
-        wanted, names = [d for d in rest if isinstance(d, int)], [d for d in rest if isinstance(d, str)]
-        if not others and not names and 0 not in wanted:
-            left: Dimension = int(np.prod(numbers, dtype=np.int64)) // int(np.prod(wanted, dtype=np.int64))
-        elif len(others) == 1 and not names and np.prod(numbers, dtype=np.int64) == np.prod(wanted, dtype=np.int64):
-            left = others[0]
-        elif not names and len(wanted) == 0:
-            left = "*".join(map(str, have))  # a product of free dimensions: known by its name
-        else:
+        number, names = product_of(shape_of(value))
+        wanted, others = product_of([size for size in sizes if size != -1])
+        if wanted == 0 or number % wanted or not others <= names:
             return sizes
-        return [left if d == -1 else d for d in sizes]
+        rest = [str(number // wanted)] if number != wanted else []
+        left: Dimension = "*".join([*rest, *(names - others).elements()])
+        if names == others:
+            left = number // wanted
+        return [left if size == -1 else size for size in sizes]
 
     def expand(self, value: ir.Value, *parts: int | Sequence[int] | ir.Value) -> ir.Value:
         """Broadcast to numbers and vectors from ``dims``; 1 keeps a dimension."""
