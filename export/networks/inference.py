@@ -142,7 +142,9 @@ class Inference:
                 schema, proto, types, data, opset_imports=[helper.make_opsetid("", self._opset)]
             )
         except Exception as error:  # InferenceError, and what else C++ throws
-            raise self._refused(node, f"cannot take its inputs: {first_line(error)}") from error
+            shapes = [_shape(types[name].tensor_type) for name in proto.input if name]
+            given = ", ".join("?" if shape is None else str(list(shape)).replace("None", "?") for shape in shapes[:3])
+            raise self._refused(node, f"cannot take {given}: {first_line(error)}") from error
         found = {}
         for index, output in enumerate(node.outputs):
             kind = inferred.get(f"o{index}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass
@@ -157,6 +158,28 @@ def fold(model: ir.Model, facts: Mapping[ir.Value, Fact]) -> None:
         graph.register_initializer(constant)
     for node in gone:
         graph.remove(node, safe=True)
+
+
+def constant_shapes(model: ir.Model) -> None:
+    """A Reshape whose computed shape has one dimension at most that is not a number, or keeps free ones in their place, takes a constant.
+
+    Before: shapes are known, so that only free sizes are left to compute.
+    """
+    graph, made = model.graph, names_of(model.graph)
+    for node in graph:
+        if node.op_type != "Reshape" or node.inputs[1] is None or node.inputs[1].const_value is not None:
+            continue
+        before, after = node.inputs[0].shape if node.inputs[0] is not None else None, node.outputs[0].shape
+        if before is None or after is None or 0 in after or ("allowzero" in node.attributes and node.attributes["allowzero"].as_int()):
+            continue
+        sizes = [d if isinstance(d, int) else 0 if i < len(before) and d.value and d == before[i] else -1 for i, d in enumerate(after)]
+        if sizes.count(-1) > 1:
+            continue
+        name = free_name(f"{node.outputs[0].name}/shape", made)
+        tensor = ir.tensor(np.array(sizes, np.int64), name=name)
+        constant = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape([len(sizes)]), const_value=tensor)
+        graph.register_initializer(constant)
+        node.replace_input_with(1, constant)
 
 
 def drop_identities(model: ir.Model) -> None:

@@ -171,6 +171,7 @@ def _normal(model: ir.Model, image: ir.Value, place: Place, declared: Declared, 
         model = changed
         image = model.graph.inputs[0]
         multiple = _settle(model, image, place, None, source, multiple)
+    normalise.constant_shapes(model)
     normalise.drop_identities(model)
     normalise.prune(model)
     normalise.name_nodes(model)
