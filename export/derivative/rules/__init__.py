@@ -5,6 +5,7 @@ from dkcam.export.derivative.rules import (
     maximum,
     pointwise,
     pooling,
+    resize,
 )
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "maximum",
     "pointwise",
     "pooling",
+    "resize",
 ]
