@@ -2,6 +2,7 @@
 
 from dkcam.export.derivative.rules import (
     convolution,
+    grid_sample,
     maximum,
     pointwise,
     pooling,
@@ -10,6 +11,7 @@ from dkcam.export.derivative.rules import (
 
 __all__ = [
     "convolution",
+    "grid_sample",
     "maximum",
     "pointwise",
     "pooling",
