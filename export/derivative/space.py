@@ -152,14 +152,16 @@ def folded(writer: Writer, whole: ir.Value, like: ir.Value, lazy: Collection[int
 
 
 def unfolded(writer: Writer, value: ir.Value, whole: ir.Value, lead: int = 2) -> ir.Value:
-    """[K·B, C, *space] → [K, B, C, *space], K and B as ``whole`` has them; with lead 3 [K·B·C, 1, *space] → [K, B, C, *space]."""
-    first, inner = shape_of(whole)[:lead], writer.dims(value, lead - 1)
+    """[K·B, C, *space] → [K, B, C, *space], K and B as ``whole`` has them. In general the first ``lead`` axes of ``whole`` become what
+    is before the last rank − lead axes of ``value``."""
+    first, start = shape_of(whole)[:lead], rank_of(value) - rank_of(whole) + lead
+    inner = writer.dims(value, start)
     # one size is left to Reshape: the runtime need not ask for a shape where the others are known
     if all(isinstance(size, int) for size in first[1:]):
         found = writer.reshape(value, -1, writer.dims(whole, 1, lead), inner)
     else:
         found = writer.reshape(value, writer.dims(whole, 0, 1), -1, writer.dims(whole, 2, lead), inner)
-    return shaped(found, [*first, *shape_of(value)[lead - 1 :]])
+    return shaped(found, [*first, *shape_of(value)[start:]])
 
 
 def along_space(writer: Writer, cotangent: Cotangent, pull: Callable[[ir.Value], ir.Value]) -> Cotangent:

@@ -4,6 +4,7 @@ from dkcam.export.derivative.rules import (
     broadcast,
     convolution,
     einsum,
+    grid_sample,
     index,
     layout,
     maximum,
@@ -13,12 +14,14 @@ from dkcam.export.derivative.rules import (
     product,
     quantise,
     reduction,
+    resize,
 )
 
 __all__ = [
     "broadcast",
     "convolution",
     "einsum",
+    "grid_sample",
     "index",
     "layout",
     "maximum",
@@ -28,4 +31,5 @@ __all__ = [
     "product",
     "quantise",
     "reduction",
+    "resize",
 ]
