@@ -18,22 +18,24 @@ from dkcam.export.options import ExportOptions
 from dkcam.export.parity import CEILING, FACTOR, MOST_KINKS, TOLERANCE, Parity
 from dkcam.export.pictures import Pictures
 from dkcam.export.precision.build import LowPrecision, lower
-from dkcam.export.sizes import STRIDE
+from dkcam.export.sizes import STRIDE, check_size
 from dkcam.export.verify import verify
 from dkcam.spec import ExplanationSpec, InputSpec, MaskSpec, ModelSpec, NetworkSpec, Provenance, check_masks
 
 DEFAULT_SIZE = (224, 224)
+DEFAULT_LAYER = "layer4"
 OUT_OF_MEMORY = ("allocate memory", "bad_alloc", "Failed to allocate")  # torch's and onnxruntime's words
 
 
 @dataclass(frozen=True)
 class Exported:
-    """The file's bytes, its spec, and the parity figures (None with verification left out)."""
+    """The file's bytes, its spec, the parity figures (None with verification left out), and what was taken for granted, in words."""
 
     data: bytes
     spec: ModelSpec
     parity: Parity | None
     low: LowPrecision | None = None
+    notes: tuple[str, ...] = ()
 
     def report(self) -> Mapping[str, Any]:
         """What ``--report`` writes: the spec, every row, the limits, sizes."""
@@ -64,6 +66,7 @@ def make_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
     config = checkpoint.config
     options = replace(options, size=options.size or checkpoint.size or DEFAULT_SIZE)  # the checkpoint's is checked like --size
     assert options.size is not None
+    check_size(*options.size)
     height, width = options.size
     way = InputSpec(
         kind=options.input,
@@ -77,7 +80,11 @@ def make_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
         multiple=STRIDE,
     )
     explanation = ExplanationSpec(
-        layers=(options.layer,), method=options.method, count=options.explain, explained_output="logits", outputs=options.output_names()
+        layers=(options.layer or DEFAULT_LAYER,),
+        method=options.method,
+        count=options.explain,
+        explained_output="logits",
+        outputs=options.output_names(),
     )
     provenance = Provenance(
         sha256=checkpoint.sha256,
