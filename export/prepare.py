@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
-from dkcam.export.passes.picture_in import embed
 
 from dkcam.errors import ExportError
 from dkcam.export.assemble import Wanted, assemble, free_names
@@ -17,9 +16,10 @@ from dkcam.export.explain.scores import Behind, class_axis
 from dkcam.export.explain.tasks import Task, find
 from dkcam.export.networks.network import Network
 from dkcam.export.networks.resnet50 import network_of, write_head
+from dkcam.export.passes.picture_in import embed
 from dkcam.export.writer import Dimension, UnknownShape, Writer, shape_of
+from dkcam.fields import OUTPUTS
 from dkcam.printable import printable
-from dkcam.spec import OUTPUTS
 
 DEFAULT_OUTPUTS: Mapping[str, tuple[str, ...]] = {
     "classify": ("logits", "probabilities", "explained", "weights", "heatmap"),

@@ -12,7 +12,7 @@ from dkcam.export.networks.declared import Declared, no_picture
 from dkcam.export.networks.metadata import size_of
 from dkcam.export.networks.picture import layout_of
 from dkcam.export.networks.refuse import refusal, shown
-from dkcam.spec import LONGEST_SIDE, MOST_BATCH
+from dkcam.fields import LONGEST_SIDE, MOST_BATCH
 
 LARGEST = 1 << 29  # values of a picture
 

@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import onnx_ir as ir
 import torch
-from dkcam.export.sizes import STRIDE
 from torch import Tensor, fx, nn
 
 from dkcam.errors import ExportError
@@ -16,6 +15,7 @@ from dkcam.export.explain.dropkey import Attention
 from dkcam.export.model import ResNet
 from dkcam.export.networks.network import Network
 from dkcam.export.networks.picture import PictureInput
+from dkcam.export.sizes import STRIDE
 from dkcam.export.writer import Dimension, Writer, dimension_of, product_of, shape_of
 
 OPSET = 18

@@ -1,0 +1,1 @@
+"""What is explained: layers, tasks, methods."""
