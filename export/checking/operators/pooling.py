@@ -47,7 +47,7 @@ def _windows(call: Call, sizes: Sequence[int]) -> Windows:
     return Windows(kernel, strides, dilations, low, high, outputs, reach)
 
 
-@operator("MaxPool")
+@operator("MaxPool", branches=(0,))
 def max_pool(call: Call, x: Tensor) -> Tensor | tuple[Tensor, ...]:
     if call.attribute("storage_order", 0):
         raise call.refuse("storage_order = 1")
@@ -62,8 +62,12 @@ def max_pool(call: Call, x: Tensor) -> Tensor | tuple[Tensor, ...]:
     if len(call.node.outputs) == 1 and not call.seen:
         y: Tensor = pool(padded(source, found.low, found.reach, fill), *arguments)
         return y.to(x.dtype)
-    seen = call.branch(0, x).to(source.dtype)
-    _, inside = pool(padded(seen, found.low, found.reach, fill), *arguments, return_indices=True)
+
+    def place(x: Tensor) -> Tensor:
+        places: Tensor = pool(padded(x.to(source.dtype), found.low, found.reach, fill), *arguments, return_indices=True)[1]
+        return places
+
+    inside = call.choose(place, x)
     sizes, flat, left = list(x.shape[2:]), torch.zeros_like(inside), inside
     step = 1
     for axis in reversed(range(rank)):
@@ -122,7 +126,7 @@ def global_average_pool(call: Call, x: Tensor) -> Tensor:
     return x.mean(tuple(range(2, x.ndim)), keepdim=True)
 
 
-@operator("GlobalMaxPool")
+@operator("GlobalMaxPool", branches=(0,))
 def global_max_pool(call: Call, x: Tensor) -> Tensor:
-    best = call.branch(0, x).flatten(2).argmax(2, keepdim=True)  # the first of equals, as MaxPool has it
+    best = call.choose(lambda x: x.flatten(2).argmax(2, keepdim=True), x)  # the first of equals, as MaxPool has it
     return x.flatten(2).gather(2, best).reshape(*x.shape[:2], *[1] * (x.ndim - 2))
