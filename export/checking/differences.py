@@ -69,6 +69,6 @@ def differences(
     for _ in range(directions):
         v = at * torch.randn(at.shape, generator=generator, dtype=at.dtype)
         measured.append((score(at + step * v) - score(at - step * v)) / (2 * step))
-        expected.append((rows * v).flatten(1).sum(1))
-    scale = (rows * at).flatten(1).norm(dim=1)
+        expected.append((rows * v).reshape(len(rows), -1).sum(1))
+    scale = (rows * at).reshape(len(rows), -1).norm(dim=1)
     return Differences(torch.stack(expected).numpy(), torch.stack(measured).numpy(), scale.numpy())

@@ -106,7 +106,7 @@ class Interpreter:
     def _run(
         self, known: dict[str, Tensor], wanted: Sequence[str], leaves: Collection[str], seen: dict[str, Tensor], tally: Tally
     ) -> dict[str, Tensor]:
-        held: dict[str, Tensor] = {name: _leaf(value) if name in leaves else value for name, value in known.items()}
+        held: dict[str, Tensor] = {name: _leaf(name, value) if name in leaves else value for name, value in known.items()}
         nodes = self._needed(wanted, known)
         uses = Counter(name for node in nodes for name in _names(node.inputs))
         uses.update(wanted)
@@ -116,7 +116,7 @@ class Interpreter:
             for output, value in zip(node.outputs, _apply(call, inputs), strict=False):
                 name = output.name or ""
                 if name not in known and uses[name]:
-                    held[name] = _leaf(value) if name in leaves else value
+                    held[name] = _leaf(name, value) if name in leaves else value
             if call.choices:
                 tally[node.outputs[0].name or ""] = call.flipped, call.choices
             for name in _names(node.inputs):
@@ -131,7 +131,7 @@ class Interpreter:
         if found is None and value.const_value is not None:
             found = self._constant(value)
             if name in leaves:
-                found = held[name] = _leaf(found)
+                found = held[name] = _leaf(name, found)
         if found is None:
             raise ExportError(f"input {name!r} is missing; the graph has {[v.name for v in self.model.graph.inputs]}")
         return found
@@ -218,7 +218,9 @@ def _apply(call: Call, inputs: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
     return results
 
 
-def _leaf(value: Tensor) -> Tensor:
+def _leaf(name: str, value: Tensor) -> Tensor:
+    if not value.is_floating_point():
+        raise ExportError(f"value {name!r} is of {value.dtype}, which has no gradient")
     return value.detach().requires_grad_()
 
 

@@ -32,7 +32,11 @@ class Windows:
 def _windows(call: Call, sizes: Sequence[int]) -> Windows:
     kernel = call.required("kernel_shape")
     strides, dilations, low, high = windows(call, sizes, kernel)
-    ceil = call.attribute("ceil_mode", 0) and call.attribute("auto_pad", "NOTSET") == "NOTSET"
+    auto = call.attribute("auto_pad", "NOTSET")
+    needs = zip(sizes, kernel, strides, dilations, strict=True)
+    if auto.startswith("SAME") and any((n - 1) // s * s + d * (k - 1) + 1 < n for n, k, s, d in needs):
+        raise call.refuse(f"auto_pad = {auto!r} where nothing is to be padded and numbers are left over: runtimes differ")
+    ceil = call.attribute("ceil_mode", 0) and auto == "NOTSET"
     outputs, reach = [], []
     for size, k, stride, dilation, before, after in zip(sizes, kernel, strides, dilations, low, high, strict=True):
         span = dilation * (k - 1) + 1
