@@ -50,5 +50,5 @@ def test_nodes_of_onnx() -> None:
                 if mine.shape != theirs.shape or not np.allclose(mine, theirs, relative, absolute, equal_nan=True):
                     failures.append(f"{case.name}: {mine.shape} {theirs.shape} {mine.ravel()[:4]} {theirs.ravel()[:4]}")
     assert not failures, "\n".join(failures)
-    assert compared > 1350
+    assert compared > 1200
     assert len(covered) > 130, sorted(set(OPERATORS) - covered)

@@ -19,7 +19,7 @@ from dkcam.export.checking.interpreter import Interpreter
 from dkcam.export.checking.operators import OPERATORS
 from tests.export.checking.cases import FAMILIES, Case
 
-SEEDS = 3
+SEEDS = 2
 
 
 def theirs(case: Case) -> tuple[Sequence[Any], float]:
