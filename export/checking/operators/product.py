@@ -87,7 +87,7 @@ def convolution(call: Call, x: Tensor, w: Tensor, b: Tensor | None = None) -> Te
     kernel = _kernel(call, w)
     strides, dilations, low, high = windows(call, x.shape[2:], kernel)
     pads = low
-    if low != high or min(low) < 0:
+    if low != high:
         x, pads = padded(x, low, high), [0] * len(low)
     found: Tensor = CONVOLUTIONS[len(kernel) - 1](x, w, b, strides, pads, dilations, call.attribute("group", 1))
     return found

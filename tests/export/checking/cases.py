@@ -165,9 +165,11 @@ def product(rng: Generator) -> Iterator[Case]:
         yield Case("Einsum", tuple(some(rng, *shape) for shape in shapes), {"equation": equation})
 
 
-def windows(rng: Generator, space: int, kernel: list[int]) -> dict[str, Any]:
+AUTO = ("NOTSET", "NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
+
+
+def windows(rng: Generator, kernel: list[int], auto: str) -> dict[str, Any]:
     found: dict[str, Any] = {"strides": [size(rng, 1, 4) for _ in kernel], "dilations": [size(rng, 1, 3) for _ in kernel]}
-    auto = pick(rng, "NOTSET", "NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
     if auto == "NOTSET":
         found["pads"] = [size(rng, 0, k) for k in kernel * 2]
     else:
@@ -177,17 +179,18 @@ def windows(rng: Generator, space: int, kernel: list[int]) -> dict[str, Any]:
 
 @family
 def convolution(rng: Generator) -> Iterator[Case]:
-    for space in (1, 2, 2, 2, 3):
+    for auto in AUTO:
+        space = pick(rng, 1, 2, 2, 3)
         group, out, into = size(rng, 1, 4), size(rng, 1, 3), size(rng, 1, 3)
         kernel = [size(rng, 1, 4) for _ in range(space)]
         x = some(rng, size(rng, 1, 3), group * into, *(size(rng, 7, 11) for _ in range(space)))
         w, bias = some(rng, group * out, into, *kernel), (some(rng, group * out),) if rng.random() < 0.5 else ()
-        form = windows(rng, space, kernel)
+        form = windows(rng, kernel, auto)
         if "auto_pad" in form:
             form["dilations"] = [1] * space  # ONNX Runtime refuses others
         yield Case("Conv", (x, w, *bias), {"group": group, **form}, runtime=True)
         w, bias = some(rng, group * into, out, *kernel), (some(rng, group * out),) if rng.random() < 0.5 else ()
-        form = windows(rng, space, kernel)
+        form = windows(rng, kernel, auto)
         if form.get("auto_pad", "").startswith("SAME"):
             form |= {"dilations": [1] * space, "strides": [size(rng, 1, k + 1) for k in kernel]}
         elif rng.random() < 0.3:
@@ -201,11 +204,12 @@ def convolution(rng: Generator) -> Iterator[Case]:
 
 @family
 def pooling(rng: Generator) -> Iterator[Case]:
-    for space in (1, 2, 2, 3):
+    for auto in AUTO:
+        space = pick(rng, 1, 2, 2, 3)
         kernel = [size(rng, 1, 4) for _ in range(space)]
         x = some(rng, size(rng, 1, 3), size(rng, 1, 4), *(size(rng, 6, 12) for _ in range(space)))
         for kind in ("MaxPool", "AveragePool", "LpPool"):
-            form = windows(rng, space, kernel)
+            form = windows(rng, kernel, auto)
             if "auto_pad" in form:
                 form |= {"dilations": [1] * space, "strides": [size(rng, 1, k + 1) for k in kernel]}
                 if kind == "LpPool":
@@ -217,7 +221,7 @@ def pooling(rng: Generator) -> Iterator[Case]:
             elif kind == "LpPool":
                 form["p"] = pick(rng, 1, 2, 3)
                 form["ceil_mode"] = 0
-            elif rng.random() < 0.5:
+            else:
                 yield Case(kind, (x,), {"kernel_shape": kernel, **form}, outputs=2, opset=22, runtime=True)
             yield Case(kind, (x,), {"kernel_shape": kernel, **form}, opset=19 if kind == "AveragePool" else 18, runtime=True)
         for kind in ("GlobalAveragePool", "GlobalMaxPool"):

@@ -82,6 +82,11 @@ def test_choices_by_values_of_another_run(kind: str) -> None:
             torch.testing.assert_close(same[name], plain[name], rtol=1e-14, atol=1e-14, equal_nan=True)
         assert all(wrong == 0 for wrong, _ in tally.values()) or np.isnan(next(iter(feed.values()))).any()
         chosen += sum(count for _, count in tally.values())
+        for index, value in enumerate(case.inputs):
+            if f"x{index}" in real and kind not in ("NonZero", "NonMaxSuppression"):
+                tally.clear()
+                interpreter.evaluate(feed, outputs, seen={f"x{index}": value}, tally=tally)
+                assert bool(tally) == (declared is None or index in declared), f"{case}: input {index}"
         others = {name: -feed[name] + 0.1 * rng.standard_normal(feed[name].shape) for name in real if name in inputs}
         if not others or kind in ("NonZero", "NonMaxSuppression"):
             continue
