@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx import inliner, version_converter
 from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass
 
 from dkcam.errors import ExportError
@@ -83,7 +84,7 @@ def inline_functions(model: ir.Model, source: str) -> ir.Model:
     """No functions of the file's own are left: each call is written out. Their number was bounded before (refuse.check_calls)."""
     if not model.functions:
         return model
-    inline = partial(onnx.inliner.inline_local_functions, convert_version=True)
+    inline = partial(inliner.inline_local_functions, convert_version=True)
     return through(model, inline, "has functions that cannot be written out", source)
 
 
@@ -94,7 +95,7 @@ def raise_opset(model: ir.Model, source: str) -> ir.Model:
         return model
     if model.ir_version < 8:
         model.ir_version = 8
-    convert = partial(onnx.version_converter.convert_version, target_version=OPSET)
+    convert = partial(version_converter.convert_version, target_version=OPSET)
     return through(model, convert, f"is of opset {version}, which cannot be raised to {OPSET}; export it with opset 18", source)
 
 
@@ -109,7 +110,7 @@ def inline_composites(model: ir.Model, source: str) -> ir.Model:
             raise refusal(f"{source} has {count} operators such as {sorted(kinds)[0]}; written out that is more than {MOST_NODES} nodes")
 
         def inline(proto: onnx.ModelProto, kinds: set[str] = kinds) -> onnx.ModelProto:
-            return onnx.inliner.inline_selected_functions(proto, [("", kind) for kind in kinds], inline_schema_functions=True)
+            return inliner.inline_selected_functions(proto, [("", kind) for kind in kinds], inline_schema_functions=True)
 
         model = through(model, inline, f"has {', '.join(sorted(kinds))}, which cannot be written out", source)
     return model
@@ -231,8 +232,8 @@ def cycle(graph: ir.Graph) -> ExportError:
                 waiting[use.node] -= 1
                 if waiting[use.node] == 0:
                     ready.append(use.node)
-    node = next(iter(waiting), None)
-    where = "" if node is None else f": {shown(node.op_type)} (node {shown(node.name)}) waits for its own output"
+    left = next(iter(waiting), None)
+    where = "" if left is None else f": {shown(left.op_type)} (node {shown(left.name)}) waits for its own output"
     return refusal(f"the graph has a cycle{where}; expected a network without loops; export it again")
 
 

@@ -58,7 +58,7 @@ class Place:
             first = value.shape[0]
             if "batch" in self.dynamic and not (isinstance(first, ir.SymbolicDim) and first.value == "batch"):
                 raise refusal(
-                    f"--dynamic batch: the output {shown(value.name)} of {source} is {value.shape} and does not follow the batch; leave batch out"
+                    f"--dynamic batch: {source} gives {shown(value.name)} {value.shape}, which does not follow it; leave batch out"
                 )
             own = self.fixed[0]
             if declared is None or own is None or own == self.batch or "batch" in self.dynamic:

@@ -31,10 +31,11 @@ def embed(writer: Writer, image: ir.Value, picture: PictureInput, kind: str = "r
         shape=ir.Shape([batch, rows, columns, 3] if whole else [batch, channels, rows, columns]),
         type=ir.TensorType(ir.DataType.UINT8 if whole else ir.DataType.FLOAT),
     )
+    value = new
     if whole:
         value = _normalised(writer, new, picture)
-    else:
-        value = new if picture.layout == "nchw" else writer.transpose(new, *BACK["nhwc"])
+    elif picture.layout == "nhwc":
+        value = writer.transpose(new, *BACK["nhwc"])
     graph.inputs[list(graph.inputs).index(image)] = new
     _feed(writer, image, value)
     graph.sort()
