@@ -1,0 +1,44 @@
+"""Weights stored as float16: the same numbers in half the file."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from dkcam.export.passes.store_half import LEAST, store_half
+from dkcam.export.writer import array_of
+from tests.export.passes.networks import LEVELS, NETWORKS, file_of, image, network, run
+
+
+def halved(name: str) -> ir.Model:
+    """The network with weights that float16 holds exactly."""
+    model = network(name)
+    for value in model.graph.initializers.values():
+        array = array_of(value)
+        if array is not None and array.dtype == np.float32 and array.ndim > 1:
+            value.const_value = ir.tensor(array.astype(np.float16).astype(np.float32), name=value.name)
+    return model
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_numbers_are_the_same_in_half_the_file(name: str) -> None:
+    given, model = halved(name), halved(name)
+    large = sum(a.size >= LEAST and a.ndim > 1 and a.dtype == np.float32 for a in map(array_of, model.graph.initializers.values()) if a is not None)
+    assert store_half(model) == large > 0
+    assert len(file_of(model)) < 0.75 * len(file_of(given))
+    for level in LEVELS:
+        np.testing.assert_array_equal(run(model, image(), level)["scores"], run(given, image(), level)["scores"])
+
+
+def test_other_weights_stay() -> None:
+    model = network("plain")
+    before = file_of(model)
+    assert store_half(model) == 0 and file_of(model) == before
+
+
+def test_twice_changes_nothing() -> None:
+    model = halved("unet")
+    store_half(model)
+    before = file_of(model)
+    assert store_half(model) == 0 and file_of(model) == before
