@@ -60,7 +60,8 @@ def merge_batch_norm(model: ir.Model, keep: Collection[str] = ()) -> int:
             source.shape = result.shape or source.shape
             model.graph.remove(node, safe=True)
             merged += 1
-    editor.finish()
+    if merged:
+        editor.finish()
     return merged
 
 

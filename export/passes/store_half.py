@@ -31,5 +31,6 @@ def store_half(model: ir.Model) -> int:
             stored = editor.weight(f"{name}.half", half)
             value.replace_all_uses_with(editor.cast(stored, name, ir.DataType.FLOAT))
             count += 1
-    editor.finish()
+    if count:
+        editor.finish()
     return count

@@ -28,7 +28,10 @@ def test_the_numbers_are_the_same_in_half_the_file(name: str) -> None:
     assert store_half(model) == large > 0
     assert len(file_of(model)) < 0.75 * len(file_of(given))
     for level in LEVELS:
-        np.testing.assert_array_equal(run(model, image(), level)["scores"], run(given, image(), level)["scores"])
+        # without optimisation the runtime does not arrange weights behind a Cast for its fastest kernels: another order of sums
+        expected = run(given, image(), level)["scores"]
+        apart = 2e-6 if level == "ORT_DISABLE_ALL" else 0
+        np.testing.assert_allclose(run(model, image(), level)["scores"], expected, rtol=0, atol=apart * np.abs(expected).max())
 
 
 def test_other_weights_stay() -> None:
