@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
+from onnx_ir.passes.common import TopologicalSortPass
 
 from dkcam.errors import ExportError
 from dkcam.printable import printable
@@ -18,7 +18,7 @@ MULTIPLYING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 class Editor:
-    """Adds nodes and constants to a model; ``finish`` puts the nodes in order and removes what nothing reads."""
+    """Adds nodes and constants to a model; ``finish`` puts the nodes in order and removes constants that nothing reads."""
 
     def __init__(self, model: ir.Model) -> None:
         self.model, self.graph = model, model.graph
@@ -74,7 +74,9 @@ class Editor:
         a.name, b.name = b.name, a.name
 
     def finish(self) -> None:
-        RemoveUnusedNodesPass()(self.model)
+        for constant in list(self.graph.initializers.values()):
+            if not constant.uses():
+                self.drop(constant)
         TopologicalSortPass()(self.model)
 
 

@@ -100,7 +100,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "plain": lambda: nn.Sequential(conv(3, 16), nn.MaxPool2d(3, 2, 1), conv(16, 32, stride=2), conv(32, 32), Head(32)),
     "residual": lambda: nn.Sequential(conv(3, 16, stride=2), nn.MaxPool2d(2), Residual(16), Residual(16), Head(16)),
     "silu": lambda: nn.Sequential(conv(3, 16, act=nn.SiLU, stride=2), Squeezed(16, nn.SiLU), Squeezed(16, nn.SiLU), Head(16)),
-    "hardswish": lambda: nn.Sequential(conv(3, 16, act=nn.Hardswish, stride=2), Squeezed(16, nn.Hardswish), Squeezed(16, nn.ReLU6), Head(16)),
+    "hardswish": lambda: nn.Sequential(
+        conv(3, 16, act=nn.Hardswish, stride=2), Squeezed(16, nn.Hardswish), Squeezed(16, nn.ReLU6), Head(16)
+    ),
     "tokens": Tokens,
     "unet": UNet,
 }
