@@ -38,7 +38,7 @@ class Editor:
 
     def drop(self, constant: ir.Value) -> None:
         """A constant that nothing reads any more; its name is free again."""
-        if constant.name in self.graph.initializers and constant not in self.graph.outputs:
+        if constant.name is not None and constant.name in self.graph.initializers and constant not in self.graph.outputs:
             self.graph.initializers.pop(constant.name)
             self._names.discard(constant.name)
 

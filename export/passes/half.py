@@ -141,7 +141,8 @@ def _without_islands(chosen: dict[ir.Node, list[int]]) -> dict[ir.Node, list[int
 
     def root(node: ir.Node) -> ir.Node:
         while group[node] is not node:
-            group[node] = node = group[group[node]]
+            group[node] = group[group[node]]
+            node = group[node]
         return node
 
     for node in chosen:
@@ -164,31 +165,26 @@ def _lower(editor: Editor, chosen: Mapping[ir.Node, list[int]], ends: set[ir.Val
         wide_uses[value] = [use for use in value.uses() if use.idx not in reads.get(use.node, ())]
     for node, inputs in chosen.items():
         for index in inputs:
-            value = node.inputs[index]
-            assert value is not None
-            if value in inside:
+            source = node.inputs[index]
+            assert source is not None
+            if source in inside:
                 continue
-            if value not in narrow:
-                array = array_of(value)
-                name = value.name or "value"
-                narrow[value] = (
-                    editor.weight(f"{name}.half", rounded(array))
-                    if array is not None
-                    else editor.cast(value, f"{name}.half", ir.DataType.FLOAT16)
-                )
-            node.replace_input_with(index, narrow[value])
-    for value in lowered:
-        value.type = ir.TensorType(ir.DataType.FLOAT16)
-        last = value in ends or value in outputs
-        if not wide_uses[value] and not last:
+            if source not in narrow:
+                array, name = array_of(source), f"{source.name}.half"
+                narrow[source] = editor.cast(source, name, ir.DataType.FLOAT16) if array is None else editor.weight(name, rounded(array))
+            node.replace_input_with(index, narrow[source])
+    for output in lowered:
+        output.type = ir.TensorType(ir.DataType.FLOAT16)
+        last = output in ends or output in outputs
+        if not wide_uses[output] and not last:
             continue
-        wide = editor.cast(value, f"{value.name}.{'half' if last else 'wide'}", ir.DataType.FLOAT)
-        for use in wide_uses[value]:
+        wide = editor.cast(output, f"{output.name}.{'half' if last else 'wide'}", ir.DataType.FLOAT)
+        for use in wide_uses[output]:
             use.node.replace_input_with(use.idx, wide)
         if last:
-            editor.swap_names(value, wide)
-            for index, output in enumerate(editor.graph.outputs):
-                if output is value:
+            editor.swap_names(output, wide)
+            for index, given in enumerate(editor.graph.outputs):
+                if given is output:
                     editor.graph.outputs[index] = wide
     _own_names(editor, narrow)
     editor.finish()
