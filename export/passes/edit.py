@@ -24,7 +24,7 @@ class Editor:
         self.model, self.graph = model, model.graph
         self.opset = model.opset_imports.get("", 18)
         self._names = {value.name for node in self.graph for value in node.outputs} | set(self.graph.initializers)
-        self._names |= {value.name for value in self.graph.inputs}
+        self._names |= {value.name for value in self.graph.inputs} | {node.name for node in self.graph}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     def free(self, name: str) -> str:
@@ -56,22 +56,57 @@ class Editor:
             self._constants[key] = self.weight(name, values)
         return self._constants[key]
 
-    def add(self, kind: str, inputs: Sequence[ir.Value | None], name: str, dtype: ir.DataType, **attributes: Any) -> ir.Value:
-        """A node with one output of the shape of its first input."""
-        name = self.free(name)
-        node = ir.node(kind, inputs, attributes=attributes, num_outputs=1, name=f"{name}.node")
-        output, source = node.outputs[0], inputs[0]
+    def add(self, kind: str, inputs: Sequence[ir.Value | None], result: str | ir.Value, dtype: ir.DataType, **attributes: Any) -> ir.Value:
+        """A node with one output of the shape of its first input. result: its name, or a value that no node gives."""
+        source = inputs[0]
         assert source is not None
-        output.name, output.type, output.shape = name, ir.TensorType(dtype), source.shape
+        if isinstance(result, str):
+            result = ir.Value(name=self.free(result), shape=source.shape, type=ir.TensorType(dtype))
+        node = ir.node(kind, inputs, attributes=attributes, outputs=[result], name=self.free(f"{result.name}.node"))
         self.graph.append(node)
-        return output
+        return result
 
-    def cast(self, value: ir.Value, name: str, dtype: ir.DataType) -> ir.Value:
-        return self.add("Cast", [value], name, dtype, to=int(dtype))
+    def cast(self, value: ir.Value, result: str | ir.Value, dtype: ir.DataType) -> ir.Value:
+        return self.add("Cast", [value], result, dtype, to=int(dtype))
 
-    def swap_names(self, a: ir.Value, b: ir.Value) -> None:
-        """Of two values that nodes give."""
-        a.name, b.name = b.name, a.name
+    def take_over(self, value: ir.Value, suffix: str) -> ir.Value:
+        """A new value, which the node of ``value`` gives from now on; ``value`` keeps its readers, and waits for a node that gives it.
+
+        So a value means the same to whoever holds it. Only of a node with one output.
+        """
+        node = value.producer()
+        assert node is not None and len(node.outputs) == 1
+        uses = list(value.uses())
+        for use in uses:
+            use.node.replace_input_with(use.idx, None)
+        node.resize_outputs(0)
+        node.resize_outputs(1)
+        (inner,) = node.outputs
+        inner.name, inner.type, inner.shape = self.free(f"{value.name}.{suffix}"), value.type, value.shape
+        for use in uses:
+            use.node.replace_input_with(use.idx, value)
+        return inner
+
+    def join(self, first: ir.Node, second: ir.Node) -> None:
+        """One node, with the inputs and the name of the first, gives what the second gave, which alone reads the first."""
+        (result, *_) = second.outputs
+        uses = list(result.uses())
+        for use in uses:
+            use.node.replace_input_with(use.idx, None)
+        second.resize_outputs(0)
+        whole = ir.Node(
+            first.domain,
+            first.op_type,
+            first.inputs,
+            first.attributes.values(),
+            outputs=[result],
+            name=first.name,
+            metadata_props=dict(first.metadata_props),
+        )
+        self.graph.insert_before(second, whole)
+        self.graph.remove([first, second], safe=True)
+        for use in uses:
+            use.node.replace_input_with(use.idx, result)
 
     def finish(self) -> None:
         for constant in list(self.graph.initializers.values()):

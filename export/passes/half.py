@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -174,20 +174,25 @@ def _lower(editor: Editor, chosen: Mapping[ir.Node, list[int]], ends: set[ir.Val
                 narrow[source] = editor.cast(source, name, ir.DataType.FLOAT16) if array is None else editor.weight(name, rounded(array))
             node.replace_input_with(index, narrow[source])
     for output in lowered:
-        output.type = ir.TensorType(ir.DataType.FLOAT16)
-        last = output in ends or output in outputs
-        if not wide_uses[output] and not last:
+        if output in ends or output in outputs:
+            _widen(editor, output, [use for use in output.uses() if use not in wide_uses[output]])
             continue
-        wide = editor.cast(output, f"{output.name}.{'half' if last else 'wide'}", ir.DataType.FLOAT)
-        for use in wide_uses[output]:
-            use.node.replace_input_with(use.idx, wide)
-        if last:
-            editor.swap_names(output, wide)
-            for index, given in enumerate(editor.graph.outputs):
-                if given is output:
-                    editor.graph.outputs[index] = wide
+        output.type = ir.TensorType(ir.DataType.FLOAT16)
+        if wide_uses[output]:
+            wide = editor.cast(output, f"{output.name}.wide", ir.DataType.FLOAT)
+            for use in wide_uses[output]:
+                use.node.replace_input_with(use.idx, wide)
     _own_names(editor, narrow)
     editor.finish()
+
+
+def _widen(editor: Editor, value: ir.Value, narrow_uses: Sequence[tuple[ir.Node, int]]) -> None:
+    """The value itself is float32; what computes in float16 reads it before the Cast."""
+    inner = editor.take_over(value, "half")
+    inner.type = ir.TensorType(ir.DataType.FLOAT16)
+    for node, index in narrow_uses:
+        node.replace_input_with(index, inner)
+    editor.cast(inner, value, ir.DataType.FLOAT)
 
 
 def _own_names(editor: Editor, narrow: Mapping[ir.Value, ir.Value]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 import onnx_ir as ir
 
-from dkcam.export.passes.edit import Array, Editor, named, readers
+from dkcam.export.passes.edit import Array, Editor, named
 from dkcam.export.passes.int8_plan import Operator, Plan, operators, plan, range_of
 from dkcam.export.precision.numerics import Int8
 from dkcam.export.writer import array_of
@@ -42,24 +42,22 @@ class _Quantiser:
         steps = {value: self._numerics.step(range_of(value)) for value in (*self._plan.rounded, *self._plan.given)}
         sources = {one.node: one.source for one in self._plan.operators.values()}
         uses = {value: [use for use in value.uses() if use.node in sources and use.idx == 0] for value in self._plan.given}
-        uses |= {value: list(value.uses()) for value in self._plan.rounded}
-        for value, step in steps.items():
-            rounded = self._pair(value, *step)
+        for value in self._plan.rounded:
+            self._pair(self._editor.take_over(value, "exact"), value, *steps[value])
+        for value in self._plan.given:
+            rounded = self._pair(value, f"{value.name}.rounded", *steps[value])
             for use in uses[value]:
                 use.node.replace_input_with(use.idx, rounded)
-        for value in self._plan.rounded:
-            (whole,) = (use.node.outputs[0] for use in value.uses())
-            self._editor.swap_names(value, readers(whole)[0].outputs[0])
         for one in self._plan.operators.values():
             self._operator(one, steps[sources[one.node]][0])
         self._editor.finish()
 
-    def _pair(self, value: ir.Value, step: float, zero: int) -> ir.Value:
+    def _pair(self, value: ir.Value, result: str | ir.Value, step: float, zero: int) -> ir.Value:
         """The value rounded to whole steps."""
         cpu, editor = self._numerics.target == "cpu", self._editor
         parts = (editor.constant("step", np.array(step, np.float32)), editor.constant("zero", np.array(zero, np.uint8 if cpu else np.int8)))
         whole = editor.add("QuantizeLinear", [value, *parts], f"{value.name}.whole", ir.DataType.UINT8 if cpu else ir.DataType.INT8)
-        return editor.add("DequantizeLinear", [whole, *parts], f"{value.name}.exact", ir.DataType.FLOAT)
+        return editor.add("DequantizeLinear", [whole, *parts], result, ir.DataType.FLOAT)
 
     def _operator(self, one: Operator, step: float) -> None:
         weight = one.node.inputs[1]

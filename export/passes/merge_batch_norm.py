@@ -40,7 +40,7 @@ class Affine:
 def merge_batch_norm(model: ir.Model, keep: Collection[str] = ()) -> int:
     """Merge every batch-norm that directly follows an operator with constant float32 weights; returns how many.
 
-    The result has the batch-norm's name; its numbers are computed in float64 and rounded once. keep: values that must still be there
+    The result is the batch-norm's; its numbers are computed in float64 and rounded once. keep: values that must still be there
     afterwards, as graph outputs and values with several readers are in any case.
     """
     editor, merged = Editor(model), 0
@@ -54,11 +54,7 @@ def merge_batch_norm(model: ir.Model, keep: Collection[str] = ()) -> int:
             continue
         affine = Affine.of(node)
         if affine is not None and _merge(editor, before, affine):
-            result = node.outputs[0]
-            editor.swap_names(source, result)
-            result.replace_all_uses_with(source, replace_graph_outputs=True)
-            source.shape = result.shape or source.shape
-            model.graph.remove(node, safe=True)
+            editor.join(before, node)
             merged += 1
     if merged:
         editor.finish()

@@ -44,12 +44,8 @@ def products_as_rows(model: ir.Model, boundary: Collection[str]) -> int:
         product.name, product.type = editor.free(f"{result.name}.rows"), ir.TensorType(ir.DataType.FLOAT)
         product.shape = ir.Shape([_rows(shape_of(source)[:-1]), weight.shape[1]])
         model.graph.append(gemm)
-        back = editor.add(
-            "Reshape", [product, editor.constant("tokens", np.array(to, np.int64))], f"{result.name}.tokens", ir.DataType.FLOAT
-        )
-        back.shape = result.shape
-        result.replace_all_uses_with(back, replace_graph_outputs=True)
-        editor.swap_names(result, back)
+        editor.take_over(result, "before")
+        editor.add("Reshape", [product, editor.constant("tokens", np.array(to, np.int64))], result, ir.DataType.FLOAT)
         for old in (add, node):
             if old is not None:
                 model.graph.remove(old, safe=True)
