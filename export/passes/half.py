@@ -57,6 +57,13 @@ def half(model: ir.Model, boundary: Collection[str], largest: Mapping[str, float
     return list(chosen)
 
 
+def watched(model: ir.Model, boundary: Collection[str]) -> list[str]:
+    """Names of the values whose magnitudes ``half`` wants to know."""
+    inside, moving = ancestors(named(model.graph, boundary)), activated(list(model.graph), model.graph.inputs)
+    values = [value for node in model.graph if node in inside for value in node.outputs]
+    return [value.name for value in values if value.name is not None and value in moving and real(value)]
+
+
 def reason(node: ir.Node, opset: int = 18) -> str:
     """Why an operator stays float32 wherever it stands, "" if it need not."""
     if node.domain not in ("", "ai.onnx"):

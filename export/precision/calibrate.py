@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from dkcam.engines.progress import Report, silent
 from dkcam.errors import ExportError
@@ -68,20 +69,31 @@ def _watch(model: ir.Model, names: Sequence[str], pictures: Sequence[Feed], seen
     probed = model.clone()
     groups = _groups(named(probed.graph, names))
     given = [value.name for value in probed.graph.inputs if value.name is not None and value.name in names]
-    known = {output.name for output in probed.graph.outputs}
-    probed.graph.outputs.extend(value for group in groups for value in group if value.name not in known and value.name not in given)
+    _keep(probed, [value for group in groups for value in group if value.name not in given])
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(ir.to_proto(probed).SerializeToString(), settings, providers=["CPUExecutionProvider"])
     for number, feed in enumerate(pictures):
         report("calibrating", number, len(pictures))
+        fed = {value.name: feed[value.name] for value in session.get_inputs()}
         for name in given:
             seen(name, feed[name])
         for group in groups:
             asked = [value.name for value in group if value.name is not None and value.name not in given]
-            for name, values in zip(asked, session.run(asked, dict(feed)), strict=True):
-                seen(name, values)
+            if asked:
+                for name, values in zip(asked, session.run(asked, fed), strict=True):
+                    seen(name, values)
+
+
+def _keep(model: ir.Model, values: Sequence[ir.Value]) -> None:
+    """Let these be all that a network gives."""
+    model.graph.outputs.clear()
+    model.graph.outputs.extend(values)
+    RemoveUnusedNodesPass()(model)
+    for value in list(model.graph.inputs):
+        if not value.uses():
+            model.graph.inputs.remove(value)
 
 
 def _groups(values: Sequence[ir.Value]) -> list[list[ir.Value]]:

@@ -124,7 +124,9 @@ def doubt(expected: Sequence[Truth], task: str, limits: Limits) -> str:
 def _extreme(values: Sequence[float], how: str) -> float:
     if not values:
         return math.nan
-    return {"most": max, "least": min, "rms": lambda given: math.sqrt(float(np.mean(np.square(given))))}[how](values)
+    if how == "rms":
+        return math.sqrt(float(np.mean(np.square(values))))
+    return max(values) if how == "most" else min(values)
 
 
 class _Asker:
@@ -133,10 +135,13 @@ class _Asker:
     def __init__(self, engine: Engine) -> None:
         self._engine, self._spec = engine, engine.spec
         self._mask = draw_masks(self._spec, np.random.default_rng(0))
-        self.count = self._spec.explain
+        self.count = self._spec.explanation.count
 
     def ask(self, picture: NDArray[np.uint8], classes: Sequence[int]) -> Answer:
         spec = self._spec
-        batch = np.repeat(picture[None], spec.batch[0], axis=0)
-        said = self._engine.run(graph_input(batch, spec), np.array(classes, np.int64), self._mask)
+        batch = np.repeat(picture[None], spec.input.batch[0], axis=0)
+        numbers = np.array(classes, np.int64)
+        if spec.explanation.per_image:
+            numbers = np.repeat(numbers[None], len(batch), axis=0)
+        said = self._engine.run(graph_input(batch, spec.input), numbers, self._mask)
         return {name: values[0] for name, values in said.items()}

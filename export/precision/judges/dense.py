@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from dkcam.export.precision.judges.judge import HEAT, Answer, Array, Figure, Values, cold, first_map, heat
-from dkcam.spec import OUTPUTS
+from dkcam.fields import OUTPUTS
 
 
 class Dense:
