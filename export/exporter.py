@@ -17,7 +17,8 @@ from dkcam.export.graph import write_graph
 from dkcam.export.options import ExportOptions
 from dkcam.export.parity import CEILING, FACTOR, MOST_KINKS, TOLERANCE, Parity
 from dkcam.export.pictures import Pictures
-from dkcam.export.precision.build import LowPrecision, lower
+from dkcam.export.precision import own
+from dkcam.export.precision.build import LowPrecision, build
 from dkcam.export.sizes import STRIDE
 from dkcam.export.verify import verify
 from dkcam.spec import ExplanationSpec, InputSpec, MaskSpec, ModelSpec, NetworkSpec, Provenance, check_masks
@@ -129,7 +130,7 @@ def export(
         raise ExportError(f"--classes {options.explain}: the model has {checkpoint.config.classes} classes")
     low = None
     if spec.provenance.precision != "fp32":
-        low = lower(checkpoint, spec, calibration, check=check, report=report)
+        low = build(own.subject_of(checkpoint, spec), spec, calibration, check=check, report=report)
         spec = low.describe(spec)
     if not check:
         return Exported(_write(checkpoint, spec, low), spec, None, low)
@@ -149,4 +150,4 @@ def export(
 
 
 def _write(checkpoint: Checkpoint, spec: ModelSpec, low: LowPrecision | None) -> bytes:
-    return write_graph(checkpoint, spec, numerics=low.numerics if low else None)
+    return own.write(checkpoint, spec, low.numerics) if low else write_graph(checkpoint, spec)

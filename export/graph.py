@@ -15,18 +15,16 @@ from dkcam.export.builder import Builder, Dimension
 from dkcam.export.checkpoint import Checkpoint
 from dkcam.export.head import Head
 from dkcam.export.methods import METHODS
-from dkcam.export.precision.backbone import MergedBackbone
-from dkcam.export.precision.numerics import Numerics
 from dkcam.export.sizes import STRIDE
 from dkcam.spec import SPEC_KEY, ModelSpec
 
 _TYPES = {"explained": TensorProto.INT64}
 
 
-def write_graph(checkpoint: Checkpoint, spec: ModelSpec, *, numerics: Numerics | None = None, probes: bool = False) -> bytes:
+def write_graph(checkpoint: Checkpoint, spec: ModelSpec, *, probes: bool = False) -> bytes:
     """The ONNX file's bytes for a checkpoint and a spec: same arguments, same bytes.
 
-    numerics: of the backbone, float32 by default. probes: also give every ReLU's output as ``relu_0``, ``relu_1``, … (for
+    probes: also give every ReLU's output as ``relu_0``, ``relu_1``, … (for
     verification, not for files).
 
     Errors: ExportError when the spec asks for what this model does not have (layer, masks, free size).
@@ -39,7 +37,7 @@ def write_graph(checkpoint: Checkpoint, spec: ModelSpec, *, numerics: Numerics |
     if config.variant == "dropkey" and config.grid is not None and free_size:
         raise ExportError("--dynamic size: this model pools to a fixed token grid, which needs a fixed size; leave size out")
     size = None if free_size else (spec.input.height // STRIDE, spec.input.width // STRIDE)
-    backbone = MergedBackbone(model, layer, graph, numerics) if numerics else Backbone(model, layer, graph)
+    backbone = Backbone(model, layer, graph)
     top, features = backbone.forward(_normalise(graph, spec))
     weight, bias = (p.detach().float().numpy() for p in (model.fc.weight, model.fc.bias))
     head = Head(graph, config, top, weight, bias, "key_mask" if masks else None, size)

@@ -18,13 +18,15 @@ MULTIPLYING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 class Editor:
-    """Adds nodes and constants to a model; ``finish`` puts the nodes in order and removes constants that nothing reads."""
+    """Adds nodes and constants to a model; ``finish`` puts the nodes in order and removes constants that nothing reads any more."""
 
     def __init__(self, model: ir.Model) -> None:
         self.model, self.graph = model, model.graph
         self.opset = model.opset_imports.get("", 18)
         self._names = {value.name for node in self.graph for value in node.outputs} | set(self.graph.initializers)
         self._names |= {value.name for value in self.graph.inputs} | {node.name for node in self.graph}
+        # somebody may hold a constant that nothing reads yet
+        self._held = {value for value in self.graph.initializers.values() if not value.uses()}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     def free(self, name: str) -> str:
@@ -110,7 +112,7 @@ class Editor:
 
     def finish(self) -> None:
         for constant in list(self.graph.initializers.values()):
-            if not constant.uses():
+            if not constant.uses() and constant not in self._held:
                 self.drop(constant)
         TopologicalSortPass()(self.model)
 

@@ -13,22 +13,23 @@ from dkcam.export.precision.numerics import Int8
 from dkcam.export.writer import array_of
 
 
-def multiplications(model: ir.Model, boundary: Collection[str], target: str) -> dict[str, int]:
-    """Names of the operators that int8 can have, with their multiplications for one picture."""
-    return {name: one.work for name, one in operators(model, named(model.graph, boundary), target).items()}
+def multiplications(model: ir.Model, boundary: Collection[str], target: str, keep: Collection[str] = ()) -> dict[str, int]:
+    """Names of the operators that int8 can have, with their multiplications for one picture. keep: as ``int8``."""
+    return {name: one.work for name, one in operators(model, named(model.graph, boundary), target, keep).items()}
 
 
-def wanted(model: ir.Model, boundary: Collection[str], target: str) -> list[str]:
+def wanted(model: ir.Model, boundary: Collection[str], target: str, keep: Collection[str] = ()) -> list[str]:
     """Names of the values whose ranges ``int8`` asks for."""
-    return plan(model, named(model.graph, boundary), target).ranges()
+    return plan(model, named(model.graph, boundary), target, keep).ranges()
 
 
-def int8(model: ir.Model, boundary: Collection[str], numerics: Int8) -> None:
-    """Round what leads to the boundary, but for ``numerics.kept``. A value that is rounded for all its readers keeps its name.
+def int8(model: ir.Model, boundary: Collection[str], numerics: Int8, keep: Collection[str] = ()) -> None:
+    """Round what leads to the boundary, but for ``numerics.kept``.
 
-    Errors: ExportError for a boundary that is not there.
+    boundary: names of values. keep: names of values that are explained: an operator whose own result that is stays float32; one behind
+    an activation is what the network goes on with, rounded. Errors: ExportError for a boundary that is not there.
     """
-    found = plan(model, named(model.graph, boundary), numerics.target, numerics.kept)
+    found = plan(model, named(model.graph, boundary), numerics.target, keep, numerics.kept)
     _Quantiser(model, found, numerics).write()
 
 

@@ -7,7 +7,7 @@ pooling, changes of layout. The boundary and what follows stay float32.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -85,11 +85,12 @@ class Plan:
         return list(dict.fromkeys(range_of(value) for value in (*self.rounded, *self.given)))
 
 
-def operators(model: ir.Model, ends: Iterable[ir.Value], target: str) -> dict[str, Operator]:
-    """What int8 can have upstream of these values, in the order the network computes it."""
+def operators(model: ir.Model, ends: Collection[ir.Value], target: str, keep: Collection[str] = ()) -> dict[str, Operator]:
+    """What int8 can have upstream of these values, in the order the network computes it. keep: results that stay as they are."""
     graph, fixed = model.graph, {*ends, *model.graph.outputs}
-    inside, moving = ancestors(list(fixed & set(ends))), activated(list(graph), graph.inputs)
+    inside, moving = ancestors(list(ends)), activated(list(graph), graph.inputs)
     found = [operator for node in graph if node in inside and node.inputs and node.inputs[0] in moving if (operator := _operator(node))]
+    found = [one for one in found if one.result.name not in keep]
     if target == "cpu":  # ONNX Runtime's int8 convolutions give 8 bits; those that must give float32 run on floats in any case
         found = [one for one in found if one.node.op_type != "Conv" or not fixed & {one.result, clipped(one.result)}]
     paths = [path_of(one.node) for one in found]
@@ -141,9 +142,9 @@ def _tokens(source: ir.Value) -> list[Dimension]:
     return shape_of(source)[:1]
 
 
-def plan(model: ir.Model, ends: Collection[ir.Value], target: str, kept: Collection[str] = ()) -> Plan:
-    """Which operators are int8 and which values have 8 bits. kept: names of operators left in float32."""
-    known = operators(model, ends, target)
+def plan(model: ir.Model, ends: Collection[ir.Value], target: str, keep: Collection[str] = (), kept: Collection[str] = ()) -> Plan:
+    """Which operators are int8 and which values have 8 bits. keep: as ``operators``. kept: names of operators left in float32."""
+    known = operators(model, ends, target, keep)
     found = Plan({name: one for name, one in known.items() if name not in kept})
     chosen = {one.node for one in found.operators.values()}
     eight_bits = {one.node for one in known.values()}

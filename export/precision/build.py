@@ -134,12 +134,12 @@ def _start(subject: Subject, spec: ModelSpec, pictures: Pictures, report: Report
         reached = extremes(model, watched(model, subject.boundary), feeds[:LOOKED_AT])
         return Half({name: max(-low, high) for name, (low, high) in reached.items()}), {}
     merge(model, Int8(target, {}), subject.boundary, subject.keep)
-    work = multiplications(model, subject.boundary, target)
+    work = multiplications(model, subject.boundary, target, subject.keep)
     if not work:
         raise ExportError(
             "--precision int8: nothing that leads to the explained layer can be multiplied in 8 bits; export --precision fp16"
         )
-    return Int8(target, calibrate(model, wanted(model, subject.boundary, target), feeds, report)), work
+    return Int8(target, calibrate(model, wanted(model, subject.boundary, target, subject.keep), feeds, report)), work
 
 
 def _refuse_few(pictures: Pictures, sets: dict[str, Pictures], limits: Limits, precision: str) -> None:

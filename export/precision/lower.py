@@ -30,4 +30,4 @@ def lower(model: ir.Model, numerics: Numerics, boundary: Collection[str], keep: 
     if isinstance(numerics, Half):
         half(model, boundary, numerics.largest)
     else:
-        int8(model, boundary, numerics)
+        int8(model, boundary, numerics, keep)

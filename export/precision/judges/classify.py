@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dkcam.export.precision.judges.judge import HEAT, Answer, Array, Figure, Values, cold, first_map, heat
+from dkcam.export.precision.judges.judge import HEAT, HEAT_SHOWN, Answer, Array, Figure, Values, cold, first_map, heat
 
 FLAT = 1.5  # times an even share: probabilities below say nothing
 
@@ -31,6 +31,12 @@ class Classify:
     limits: Mapping[str, Mapping[str, float]] = {
         "fp16": {"agreement": 0.98, "pearson": 0.999, "change": 0.005, "peak_shift": 0.1},
         "int8": {"agreement": 0.98, "pearson": 0.97, "change": 0.02, "peak_shift": 0.5},
+    }
+    shown: Mapping[str, str] = {
+        "agreement": "pictures that keep their class",
+        "change": "top class's probability: mean change",
+        "probability": "largest difference of a probability",
+        **HEAT_SHOWN,
     }
 
     def asked(self, count: int | None) -> list[int]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dkcam.export.precision.judges.judge import HEAT, Answer, Array, Figure, Values, cold, first_map, heat
+from dkcam.export.precision.judges.judge import HEAT, HEAT_SHOWN, Answer, Array, Figure, Values, cold, first_map, heat
 from dkcam.fields import OUTPUTS
 
 
@@ -24,6 +24,11 @@ class Dense:
     limits: Mapping[str, Mapping[str, float]] = {
         "fp16": {"pixels": 0.995, "pearson": 0.999, "peak_shift": 0.1},
         "int8": {"pixels": 0.98, "pearson": 0.97, "peak_shift": 0.5},
+    }
+    shown: Mapping[str, str] = {
+        "pixels": "pixels that keep their class, mean",
+        "fewest_pixels": "pixels that keep their class, worst picture",
+        **HEAT_SHOWN,
     }
 
     def asked(self, count: int | None) -> list[int]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from dkcam.export.precision.judges.classify import Classify
-from dkcam.export.precision.judges.judge import HEAT, Answer, Array, Figure, Values, cold, heat
+from dkcam.export.precision.judges.judge import HEAT, HEAT_SHOWN, Answer, Array, Figure, Values, cold, heat
 
 CONFIDENT = 0.25  # a score that detectors are shown with
 OVERLAP = 0.5  # intersection over union of boxes that are the same
@@ -27,6 +27,12 @@ class Detect:
     extremes: Mapping[str, tuple[str, str]] = {"worst": ("pearson", "least"), "change_rms": ("change", "rms")}
     harm: tuple[str, ...] = ("pearson", "agreement", "change", "change_rms")
     limits = Classify.limits
+    shown: Mapping[str, str] = {
+        "agreement": "confident boxes that stay",
+        "box_iou": "boxes: overlap with the model's, mean",
+        "change": "boxes' scores: mean change",
+        **HEAT_SHOWN,
+    }
 
     def asked(self, count: int | None) -> list[int]:
         return [-1 - rank for rank in range(count or BOXES)]

@@ -37,10 +37,19 @@ HEAT = {
 }
 
 
+HEAT_SHOWN = {
+    "pearson": "heatmaps: Pearson correlation, mean",
+    "worst": "heatmaps: Pearson correlation, lowest",
+    "spearman": "heatmaps: Spearman correlation, mean",
+    "iou": "heatmaps: overlap of the hottest fifth",
+    "peak_shift": "heatmaps: shift of the peak, cells",
+}
+
+
 class Judge(Protocol):
     """figures: what is judged, by name, in the order it is looked at. shares: those whose values are yes or no. extremes: further
     numbers, (figure, "most" | "least" | "rms") by name. harm: which figures and numbers tell how much a layer hurts. limits: of the
-    figures, by precision.
+    figures, by precision. shown: what people are told, name → words.
     """
 
     figures: Mapping[str, Figure]
@@ -48,6 +57,7 @@ class Judge(Protocol):
     extremes: Mapping[str, tuple[str, str]]
     harm: tuple[str, ...]
     limits: Mapping[str, Mapping[str, float]]
+    shown: Mapping[str, str]
 
     def asked(self, count: int | None) -> list[int]:
         """``classes`` for the float32 file, as many as ``count`` where that is fixed."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dkcam.export.precision.judges.judge import HEAT, Answer, Array, Figure, Values, cold, heat
+from dkcam.export.precision.judges.judge import HEAT, HEAT_SHOWN, Answer, Array, Figure, Values, cold, heat
 
 STILL = 1e-5  # of an output's size: a spread below is none
 
@@ -24,6 +24,11 @@ class Regress:
     limits: Mapping[str, Mapping[str, float]] = {
         "fp16": {"error": 0.01, "pearson": 0.999, "peak_shift": 0.1},
         "int8": {"error": 0.1, "pearson": 0.97, "peak_shift": 0.5},
+    }
+    shown: Mapping[str, str] = {
+        "error": "outputs: mean error over their spread",
+        "largest_error": "outputs: largest error over their spread",
+        **HEAT_SHOWN,
     }
 
     def asked(self, count: int | None) -> list[int]:

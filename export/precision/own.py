@@ -1,0 +1,52 @@
+"""Our own ResNet-50 in any numerics: the one network of which the file is known before it is written."""
+
+from __future__ import annotations
+
+from dkcam.export.assemble import Wanted
+from dkcam.export.checkpoint import Checkpoint
+from dkcam.export.network_export import to_bytes
+from dkcam.export.passes.store_half import store_half
+from dkcam.export.precision.build import Subject
+from dkcam.export.precision.lower import lower
+from dkcam.export.precision.numerics import Numerics
+from dkcam.export.prepare import Prepared, prepare_checkpoint
+from dkcam.spec import ModelSpec
+
+
+def subject_of(checkpoint: Checkpoint, spec: ModelSpec) -> Subject:
+    """The network behind a checkpoint. Numbers are rounded up to layer4's output; head and gradients are float32."""
+    prepared = _prepared(checkpoint, spec)
+    boundary, keep = _names(prepared)
+    return Subject(prepared.snapshot(), boundary, keep, lambda numerics: write(checkpoint, spec, numerics))
+
+
+def write(checkpoint: Checkpoint, spec: ModelSpec, numerics: Numerics | None, *, probes: bool = False) -> bytes:
+    """The file's bytes. probes: also give every ReLU's output as ``relu_0``, ``relu_1``, …"""
+    prepared = _prepared(checkpoint, spec)
+    relus = [node.outputs[0] for node in prepared.model.graph if node.op_type == "Relu"] if probes else []
+    if numerics is not None:
+        lower(prepared.model, numerics, *_names(prepared))
+    explanation = spec.explanation
+    own = {f"relu_{number}": value for number, value in enumerate(relus)}
+    model = prepared.write(Wanted(prepared.layers, explanation.method, explanation.count, explanation.per_image, explanation.outputs, own))
+    store_half(model)
+    return to_bytes(model, spec)
+
+
+def _prepared(checkpoint: Checkpoint, spec: ModelSpec) -> Prepared:
+    way = spec.input
+    return prepare_checkpoint(
+        checkpoint,
+        kind=way.kind,
+        size=(way.height, way.width),
+        batch=way.batch,
+        dynamic=way.dynamic,
+        samples=spec.masks.samples if spec.masks else 0,
+        layers=spec.explanation.layers,
+    )
+
+
+def _names(prepared: Prepared) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Of the boundary, and of what is explained."""
+    pooled = prepared.head.features if prepared.head is not None else prepared.found.default().value
+    return (pooled.name or "",), tuple(layer.name for layer in prepared.layers)
