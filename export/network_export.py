@@ -17,20 +17,25 @@ from dkcam.engines import open_bytes
 from dkcam.engines.engine import graph_input
 from dkcam.engines.progress import Report, silent
 from dkcam.errors import ExportError
-from dkcam.export.assemble import Wanted
+from dkcam.export.assemble import Wanted, to_bytes
 from dkcam.export.camera import CONDITIONS, camera_pictures
 from dkcam.export.checking.original import Session, compare, network_input
 from dkcam.export.checking.score_check import check_score
 from dkcam.export.checking.verify_graph import Outputs, Subject, verify_graph
-from dkcam.export.exporter import Exported
+from dkcam.export.exported import Exported
 from dkcam.export.networks.network import Network
 from dkcam.export.options import ExportOptions
 from dkcam.export.parity import Row
+from dkcam.export.passes.store_half import store_half
 from dkcam.export.pictures import Pictures
+from dkcam.export.precision.build import Subject as LowSubject
+from dkcam.export.precision.build import build
+from dkcam.export.precision.lower import lower
+from dkcam.export.precision.numerics import Numerics
 from dkcam.export.prepare import DEFAULT_OUTPUTS, Prepared, prepare
 from dkcam.export.writer import Dimension
 from dkcam.fields import OUTPUTS
-from dkcam.spec import SPEC_KEY, ExplanationSpec, InputSpec, ModelSpec, NetworkSpec, Provenance
+from dkcam.spec import ExplanationSpec, InputSpec, ModelSpec, NetworkSpec, Provenance
 
 
 def describe(network: Network, options: ExportOptions) -> tuple[Prepared, ModelSpec]:
@@ -56,38 +61,59 @@ def export_network(
     calibration: Pictures | None = None,
     report: Report = silent,
 ) -> Exported:
-    """Explain a network, which is used up, and verify it.
+    """Explain a network and verify the file; the network stays as it is.
 
     original: the network as the user has it, whose outputs must stay as they are. Errors: ExportError, ParityError.
     """
-    if options.precision != "fp32":
-        raise ExportError(f"--precision {options.precision}: so far of checkpoints of our ResNet-50 alone; leave it out")
     report("finding the task and the layer", 0, 0)
-    sources = [output.name or "" for output in network.outputs]
-    prepared, spec = describe(network, options)
-    named = [name for name in options.outputs or () if name not in OUTPUTS]
-    kept = {name: value for name, value in prepared.own.items() if not named or name in named}
-    before = prepared.snapshot() if check else None
-    report("writing the way back", 0, 0)
-    explanation = spec.explanation
-    wanted = Wanted(prepared.layers, explanation.method, explanation.count, explanation.per_image, explanation.outputs, kept)
-    model = prepared.write(wanted)
-    notes = _notes(network, prepared)
-    if before is None:
-        return Exported(to_bytes(model, spec), spec, None, notes=notes)
-    subject = Subject(before, prepared.task, prepared.layers, spec, prepared.classes)
+    prepared, spec = describe(network.copy(), options)
+    notes, low = _notes(network, prepared), None
+    if options.precision != "fp32":
+        subject = LowSubject(
+            prepared.snapshot(),
+            prepared.boundary(),
+            tuple(layer.name for layer in prepared.layers),
+            lambda numerics: _write(network, options, spec, numerics),
+        )
+        low = build(subject, spec, calibration, check=check, report=report)
+        spec = low.describe(spec)
+    if not check:
+        return Exported(_write(network, options, spec, low.numerics if low else None), spec, None, low, notes)
     report("comparing with autograd", 0, 0)
     batches = _batches(spec, calibration)
-    check_score(before, prepared.task, {"image": batches[0][2]}, np.random.default_rng(0))
-    data = to_bytes(model, spec)
-    parity = verify_graph(data, subject, [(kinds, image) for kinds, _, image in batches], _run)
-    names = {source: new for source, new in zip(sources, prepared.own, strict=False) if new in kept}
+    check_score(prepared.model, prepared.task, {"image": batches[0][2]}, np.random.default_rng(0))
+    data = _write(network, options, spec, None)
+    parity = verify_graph(
+        data,
+        Subject(prepared.model, prepared.task, prepared.layers, spec, prepared.classes),
+        [(kinds, image) for kinds, _, image in batches],
+        _run,
+    )
+    names = {output.name or "": new for output, new in zip(network.outputs, prepared.own, strict=False) if new in _kept(prepared, options)}
     if original is not None and names:
         rows, why = _unchanged(data, original, network, batches[0], names)
         parity, notes = replace(parity, rows=(*parity.rows, *rows)), (*notes, *why)
     parity.check()
     spec = changed(spec, provenance=changed(spec.provenance, verified=True, parity=parity.worst()))
-    return Exported(to_bytes(model, spec), spec, parity, notes=notes)
+    return Exported(_write(network, options, spec, low.numerics if low else None), spec, parity, low, notes)
+
+
+def _write(network: Network, options: ExportOptions, spec: ModelSpec, numerics: Numerics | None) -> bytes:
+    """The file's bytes in these numerics, None for float32."""
+    prepared, _ = describe(network.copy(), options)
+    if numerics is not None:
+        lower(prepared.model, numerics, prepared.boundary(), tuple(layer.name for layer in prepared.layers))
+    told = spec.explanation
+    wanted = Wanted(prepared.layers, told.method, told.count, told.per_image, told.outputs, _kept(prepared, options))
+    model = prepared.write(wanted)
+    store_half(model)
+    return to_bytes(model, spec)
+
+
+def _kept(prepared: Prepared, options: ExportOptions) -> Mapping[str, ir.Value]:
+    """The network's own outputs that stay: those that are named, else all."""
+    named = [name for name in options.outputs or () if name not in OUTPUTS]
+    return {name: value for name, value in prepared.own.items() if not named or name in named}
 
 
 def _outputs(options: ExportOptions, prepared: Prepared) -> tuple[str, ...]:
@@ -132,7 +158,10 @@ def _spec(network: Network, options: ExportOptions, prepared: Prepared, outputs:
         ),
         network=NetworkSpec(producer=network.producer),
         provenance=Provenance(
-            sha256=network.sha256, versions={name: version(name) for name in ("dkcam", "torch", "onnx", "onnx-ir", "onnxruntime")}
+            sha256=network.sha256,
+            precision=options.precision,
+            target=(options.target or "cpu") if options.precision == "int8" else "any",
+            versions={name: version(name) for name in ("dkcam", "torch", "onnx", "onnx-ir", "onnxruntime")},
         ),
     )
 
@@ -155,15 +184,6 @@ def _notes(network: Network, prepared: Prepared) -> tuple[str, ...]:
     if prepared.task.assumed:
         notes.append(prepared.task.assumed)
     return tuple(notes)
-
-
-def to_bytes(model: ir.Model, spec: ModelSpec) -> bytes:
-    """The file: same graph and spec, same bytes."""
-    names = "{" + ", ".join(f"{i}: {label!r}" for i, label in enumerate(spec.labels)) + "}"
-    model.metadata_props.clear()
-    model.metadata_props.update({SPEC_KEY: spec.to_json(), "names": names})
-    model.producer_name, model.producer_version = "dkcam", spec.provenance.versions.get("dkcam", "")
-    return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
 
 Batch = tuple[list[str], NDArray[np.uint8], NDArray[Any]]

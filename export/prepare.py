@@ -49,6 +49,14 @@ class Prepared:
         """A copy of the network as it is now."""
         return self.model.clone()
 
+    def boundary(self) -> tuple[str, ...]:
+        """Names of the values up to which numbers may be rounded: what is pooled, or where space is kept the scores."""
+        if self.head is not None:
+            return (self.head.features.name or "",)
+        if self.task.kind in ("classify", "regress"):
+            return (self.found.default().name,)
+        return (self.task.found.scores.name or "",)
+
     def write(self, wanted: Wanted) -> ir.Model:
         """Explain it. The model is used up."""
         assemble(self.model, self.batch, self.task, wanted, self.head)

@@ -186,9 +186,7 @@ class Inference:
         if any(d < 0 for d in known) or math.prod(known) > LARGEST:
             raise self._refused(node, f"gives {list(shape)}, expected {LARGEST} values at most")
 
-    def _check_sizes(
-        self, node: ir.Node, inputs: Sequence[Shape | None], outputs: Mapping[int, tuple[ir.DataType, Shape | None]]
-    ) -> None:
+    def _check_sizes(self, node: ir.Node, inputs: Sequence[Shape | None], outputs: Mapping[int, tuple[ir.DataType, Shape | None]]) -> None:
         """What onnx's inference takes on trust."""
         first = inputs[0] if inputs else None
         if node.op_type == "Reshape" and first is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from dkcam.tools.terminal import echo, echo_table
 
 if TYPE_CHECKING:
     from dkcam.export.explain.listing import Listed
-    from dkcam.export.exporter import Exported
+    from dkcam.export.exported import Exported
     from dkcam.export.parity import Parity
     from dkcam.export.precision.fidelity import Fidelity
 
@@ -81,21 +82,18 @@ def _print_parity(found: Parity) -> None:
     )
 
 
+DIGITS = {"iou": 3, "peak_shift": 2}  # 4 of any other figure
+
+
 def _print_fidelity(found: Fidelity, precision: str) -> None:
+    from dkcam.export.precision.judges import JUDGES
+
     rows = []
-    for name, value, digits in (
-        ("pictures that keep their class", found.agreement, 4),
-        ("top class's probability: mean change", found.change, 4),
-        ("largest difference of a probability", found.probability, 4),
-        ("heatmaps: Pearson correlation, mean", found.pearson, 4),
-        ("heatmaps: Pearson correlation, lowest", found.worst, 4),
-        ("heatmaps: Spearman correlation, mean", found.spearman, 4),
-        ("heatmaps: overlap of the hottest fifth", found.iou, 3),
-        ("heatmaps: shift of the peak, cells", found.peak_shift, 2),
-    ):
-        if isinstance(value, float):
-            rows.append((name, f"{value:.{digits}f}", ""))
-        elif value.count:
-            rows.append((name, f"{value.value:.{digits}f}", f"{value.low:.{digits}f} to {value.high:.{digits}f}"))
+    for name, words in JUDGES[found.task].shown.items():
+        value, digits = found.means.get(name), DIGITS.get(name, 4)
+        if value is not None and value.count:
+            rows.append((words, f"{value.value:.{digits}f}", f"{value.low:.{digits}f} to {value.high:.{digits}f}"))
+        elif not math.isnan(found.numbers.get(name, math.nan)):
+            rows.append((words, f"{found.numbers[name]:.{digits}f}", ""))
     title = f"{precision} against the float32 model, {found.pictures} pictures held back"
     echo_table(title, ("figure", "value", "95 % interval"), rows, left=("figure",))

@@ -11,7 +11,8 @@ from dkcam.errors import ExportError
 from dkcam.export.checking.original import Session, TorchSession, open_original
 from dkcam.export.checkpoint import Checkpoint, load_checkpoint
 from dkcam.export.explain.listing import Listed
-from dkcam.export.exporter import DEFAULT_LAYER, Exported, export, make_spec
+from dkcam.export.exported import Exported
+from dkcam.export.exporter import DEFAULT_LAYER, export, make_spec
 from dkcam.export.network_export import describe, export_network
 from dkcam.export.networks.network import Network
 from dkcam.export.networks.onnx_file import open_model, open_onnx
@@ -76,7 +77,7 @@ class NetworkSource:
 
     def layers(self, options: ExportOptions) -> list[Listed]:
         size = self.network.size
-        return list_candidates(describe(self.network, options)[0], size)
+        return list_candidates(describe(self.network.copy(), options)[0], size)
 
     def export(self, options: ExportOptions, calibration: Calibration, check: bool, report: Report) -> Exported:
         pictures = calibration.read(describe(self.network.copy(), options)[1], report) if calibration.path else None

@@ -47,7 +47,9 @@ def test_the_light_files_of_the_onnx_package_are_there() -> None:
     assert len(LIGHT) == 9
 
 
-@pytest.mark.parametrize("path", [path for path in LIGHT if path.stem[6:] in ("shufflenet", "squeezenet", "inception_v1")], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in LIGHT if path.stem[6:] in ("shufflenet", "squeezenet", "inception_v1")], ids=lambda p: p.stem
+)
 def test_old_files_with_weights_among_their_inputs(path: Path) -> None:
     network = open_onnx(path)
     in_one_form(network)
@@ -82,7 +84,7 @@ def exported(path: Path, *, dynamo: bool, opset: int = 18, free: tuple[int, ...]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if dynamo:
-            shapes = ({axis: torch.export.Dim.DYNAMIC for axis in free},) if free else None
+            shapes = (dict.fromkeys(free, torch.export.Dim.DYNAMIC),) if free else None
             torch.onnx.export(
                 module, (given,), path, dynamo=True, external_data=False, opset_version=opset, dynamic_shapes=shapes, verbose=False
             )
@@ -146,7 +148,9 @@ def test_tensorflow_files_read_rows_of_pixels(tmp_path: Path) -> None:
         helper.make_node("Softmax", ["mean"], ["logits"], "softmax"),
     ]
     initializers = weights(w=random(3, 3, 3, 4), low=np.float32(0), high=np.float32(6))
-    proto = model(nodes, {"x": (FLOAT, ["unk__1", 9, 11, 3])}, {"logits": (FLOAT, ["unk__1", 4])}, initializers, opset=12, producer_name="tf2onnx")
+    proto = model(
+        nodes, {"x": (FLOAT, ["unk__1", 9, 11, 3])}, {"logits": (FLOAT, ["unk__1", 4])}, initializers, opset=12, producer_name="tf2onnx"
+    )
     path = write(tmp_path / "tf.onnx", proto)
     network = open_onnx(path)
     in_one_form(network)
@@ -319,7 +323,9 @@ def test_a_batch_that_is_fixed_becomes_another_where_the_network_follows(tmp_pat
     stays.graph.node.append(helper.make_node("Reshape", ["logits", "to"], ["again"], "again"))
     path = write(tmp_path / "stays.onnx", stays)
     assert same(path, open_onnx(path, batch=(4, 4))) <= 1e-5
-    with pytest.raises(ExportError, match=r"made for a batch of 4 at 8x8 and does not take a batch of 1 at 8x8 .*'Reshape' \(node 'again'\)"):
+    with pytest.raises(
+        ExportError, match=r"made for a batch of 4 at 8x8 and does not take a batch of 1 at 8x8 .*'Reshape' \(node 'again'\)"
+    ):
         open_onnx(path)
     with pytest.raises(ExportError, match=r"--dynamic batch: stays.onnx does not take other sizes"):
         open_onnx(path, dynamic=("batch",))
