@@ -120,7 +120,7 @@ def _finish(model: ir.Model, outputs: Mapping[str, ir.Value], own: Mapping[str, 
         graph.append(node)
         graph.outputs.append(node.outputs[0])
     if any(value is classes for node in graph for value in node.inputs):
-        graph.inputs.append(classes)
+        graph.inputs.insert(1, classes)  # after image, before key_mask
     RemoveUnusedNodesPass()(model)
     TopologicalSortPass()(model)
 
