@@ -1,0 +1,148 @@
+"""What operators with windows share: their geometry with every attribute resolved, and K folded into the batch around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from dkcam.export.derivative.cotangent import Cotangent
+from dkcam.export.derivative.rule import Step
+from dkcam.export.writer import Dimension, Writer, rank_of, shape_of
+
+FAR = 2**31 - 1  # as the end of a slice: all that is there
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows over the axes of space, one number an axis.
+
+    begins, ends: padding, ≥ 0. ends is what the file says: with ``ceil`` a last window may reach further.
+    """
+
+    kernel: list[int]
+    strides: list[int]
+    dilations: list[int]
+    begins: list[int]
+    ends: list[int]
+    ceil: bool = False
+
+    @property
+    def reach(self) -> list[int]:
+        """How many elements a window spans, its holes among them."""
+        return [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
+
+    @property
+    def pads(self) -> list[int]:
+        return self.begins + self.ends
+
+    def is_point(self, axis: int) -> bool:
+        """Whether each element along this axis of space is a window: nothing happens, a lazy axis stays lazy."""
+        return self.kernel[axis] == self.strides[axis] == 1 and self.begins[axis] == self.ends[axis] == 0
+
+    def only(self, axis: int) -> Windows:
+        """The same along one axis, points along the others."""
+        return self.without([a for a in range(len(self.kernel)) if a != axis])
+
+    def without(self, axes: Collection[int]) -> Windows:
+        """Points along these axes."""
+        point = (1, 1, 1, 0, 0)
+        own = zip(self.kernel, self.strides, self.dilations, self.begins, self.ends, strict=True)
+        kept = [point if axis in axes else one for axis, one in enumerate(own)]
+        kernel, strides, dilations, begins, ends = (list(part) for part in zip(*kept, strict=True))
+        return Windows(kernel, strides, dilations, begins, ends, self.ceil)
+
+
+def windows_of(step: Step, kernel: Sequence[int]) -> Windows:
+    """An operator's windows. Errors: UnsupportedOperator where padding is negative or depends on a size that is free."""
+    count = len(kernel)
+    strides, dilations = step.attribute("strides", [1] * count), step.attribute("dilations", [1] * count)
+    pads, auto = step.attribute("pads", [0] * 2 * count), step.attribute("auto_pad", "NOTSET")
+    found = Windows(list(kernel), strides, dilations, [0] * count, [0] * count, bool(step.attribute("ceil_mode", 0)))
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        for axis, size in enumerate(shape_of(step.x)[2:]):
+            total = found.reach[axis] - 1
+            if strides[axis] != 1:
+                if isinstance(size, str):
+                    raise step.refuse(f"auto_pad {auto} with a stride over a free size pads by what the size is; fix the size")
+                total = max((-(-size // strides[axis]) - 1) * strides[axis] + found.reach[axis] - size, 0)
+            found.begins[axis], found.ends[axis] = shared(total, auto)
+    elif auto == "NOTSET":
+        if min(pads, default=0) < 0:
+            raise step.refuse(f"pads are negative: {pads}")
+        found = replace(found, begins=pads[:count], ends=pads[count:])
+    elif auto != "VALID":
+        raise step.refuse(f"auto_pad is {auto!r}")
+    return found
+
+
+def outputs_of(windows: Windows, sizes: Sequence[Dimension]) -> list[Dimension | None]:
+    """How many windows fit along each axis of space; None where its size is free."""
+    found: list[Dimension | None] = []
+    for axis, size in enumerate(sizes):
+        if isinstance(size, str):
+            found.append(None)
+            continue
+        begin, stride = windows.begins[axis], windows.strides[axis]
+        left = size + begin + windows.ends[axis] - windows.reach[axis]
+        count = (-(-left // stride) if windows.ceil else left // stride) + 1
+        if windows.ceil and (count - 1) * stride >= size + begin:
+            count -= 1  # a window that would begin in the padding at the end
+        found.append(count)
+    return found
+
+
+def agree(step: Step, expected: Sequence[Dimension | None]) -> None:
+    """Errors: UnsupportedOperator where the output's declared size is not what the operator makes: the file is wrong, or what read it."""
+    declared = shape_of(step.y)[2:]
+    known = zip(declared, expected, strict=False)
+    if len(declared) != len(expected) or any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in known):
+        wanted = ["?" if size is None else size for size in expected]
+        raise step.refuse(f"its output is declared as {shape_of(step.y)}; expected {wanted} along space")
+
+
+def shared(total: int, auto: str) -> tuple[int, int]:
+    """Padding before and after: SAME_UPPER has the odd one after."""
+    less = total // 2
+    return (less, total - less) if auto == "SAME_UPPER" else (total - less, less)
+
+
+def shaped(value: ir.Value, sizes: Sequence[Dimension]) -> ir.Value:
+    """The value, with the shape that a rule knows and inference does not, where sizes are free."""
+    value.shape = ir.Shape(sizes)
+    return value
+
+
+def folded(writer: Writer, whole: ir.Value, like: ir.Value, lazy: Collection[int] = ()) -> ir.Value:
+    """[K, B, C, *space] → [K·B, C, *space]: channels and space spread out to ``like`` [B, C, *space], but for the axes of space
+    in ``lazy``. A batch that is lazy stays one picture."""
+    have, wanted = shape_of(whole)[1:], shape_of(like)
+    spread = [axis for axis in range(1, len(wanted)) if have[axis] == 1 and wanted[axis] != 1 and axis - 2 not in lazy]
+    if spread:
+        whole = writer.expand(whole, 1, *([1] if axis not in spread else writer.dims(like, axis, axis + 1) for axis in range(len(wanted))))
+    return writer.reshape(whole, -1, writer.dims(whole, 2))
+
+
+def unfolded(writer: Writer, value: ir.Value, whole: ir.Value) -> ir.Value:
+    """[K·B, C, *space] → [K, B, C, *space], K and B as ``whole`` has them."""
+    many, batch = shape_of(whole)[:2]
+    # one of the two is left to Reshape: the runtime need not ask for a shape where the others are known
+    parts = (-1, batch) if isinstance(batch, int) else (writer.dims(whole, 0, 1), -1)
+    return shaped(writer.reshape(value, *parts, writer.dims(value, 1)), [many, batch, *shape_of(value)[1:]])
+
+
+def along_space(writer: Writer, cotangent: Cotangent, pull: Callable[[ir.Value], ir.Value]) -> Cotangent:
+    """Of an operator that acts in each channel by itself. pull: [n, *lazy S] → [n, *lazy T].
+
+    Where g is even along space, d alone goes through: the cost does not grow with K.
+    """
+    g, d = cotangent.g, cotangent.d
+    sizes = shape_of(g)
+    if any(size != 1 for size in sizes[3:]):
+        return Cotangent(pull(cotangent.whole(writer)))
+    if d is None:
+        one = writer.constant([[1.0]], "float32")
+        d = writer.reshape(one, [1] * (len(sizes) - 1))
+    d = writer.unsqueeze(d, *range(len(sizes) - rank_of(d)))
+    return Cotangent(g, writer.squeeze(pull(d), 0))
