@@ -10,8 +10,9 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 
 from dkcam.errors import ExportError
 from dkcam.export.derivative.sweep import sweep
-from dkcam.export.explain import classify, dense, regress
+from dkcam.export.explain import classify, dense, masked, regress
 from dkcam.export.explain.cam import Maps, explain
+from dkcam.export.explain.dropkey import Attention
 from dkcam.export.explain.layers import Layer
 from dkcam.export.explain.scores import Explained
 from dkcam.export.explain.tasks import Task
@@ -36,20 +37,24 @@ class Wanted:
     own: Mapping[str, ir.Value] = field(default_factory=dict)
 
 
-def assemble(model: ir.Model, batch: int | str, task: Task, wanted: Wanted) -> None:
+def assemble(model: ir.Model, batch: int | str, task: Task, wanted: Wanted, head: Attention | None = None) -> None:
     """Write the explanation into ``model``, whose input ``image`` is in place. Errors: ExportError.
 
-    Afterwards the graph's inputs are ``image`` and ``classes``, its outputs those of ``wanted``, and nothing else is left in it.
+    Afterwards the graph's inputs are ``image``, ``classes`` and with masks ``key_mask``, its outputs those of ``wanted``, and nothing
+    else is left in it. head: the paper's, which has its closed form.
     """
     graph = model.graph
     writer = Writer(graph, model.opset_imports.get("", 18))
     count: int | str = wanted.count or "K"
     shape = ir.Shape([batch, count] if wanted.per_image else [count])
     classes = ir.Value(name="classes", shape=shape, type=ir.TensorType(ir.DataType.INT64))
-    said = WRITERS[task.kind](writer, task.found, classes)
-    found = dict(said.outputs)
-    if set(wanted.outputs) & {"weights", "heatmap", "gradient", "features"}:
-        found |= heat(writer, said, wanted)
+    if head is not None:
+        found = masked.explain(writer, head, classes, wanted.layers[0], wanted.method, "gradient" in wanted.outputs)
+    else:
+        said = WRITERS[task.kind](writer, task.found, classes)
+        found = dict(said.outputs)
+        if set(wanted.outputs) & {"weights", "heatmap", "gradient", "features"}:
+            found |= heat(writer, said, wanted)
     missing = [name for name in wanted.outputs if name not in found]
     if missing:
         raise ExportError(f"--outputs {missing[0]}: --task {task.kind} gives {', '.join(found)}")
@@ -106,6 +111,9 @@ def _finish(model: ir.Model, outputs: Mapping[str, ir.Value], own: Mapping[str, 
     graph = model.graph
     graph.outputs.clear()
     for name, value in [*outputs.items(), *own.items()]:
+        if value.name == name and value.producer() is not None:
+            graph.outputs.append(value)
+            continue
         node = ir.node("Identity", [value], num_outputs=1, name=f"{name}.node")
         node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = name, value.type, value.shape
         graph.append(node)

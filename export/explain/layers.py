@@ -59,6 +59,7 @@ class Layers:
 
     def __init__(self, graph: ir.Graph, image: ir.Value, picture: tuple[Dimension, Dimension], scores: Sequence[ir.Value]) -> None:
         """picture: (height, width) of the image."""
+        self.scores = scores
         self._picture = picture
         nodes = list(graph)
         self._active = activated(nodes, [image])

@@ -1,0 +1,1 @@
+"""What was given (an ONNX file, a torch module, a checkpoint) -> a Network."""

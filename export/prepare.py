@@ -1,0 +1,100 @@
+"""A network made ready to be explained: its picture's way in, its task, the layers, the outputs it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from dkcam.errors import ExportError
+from dkcam.export.assemble import Wanted, assemble, free_names
+from dkcam.export.explain.layers import Layer, Layers
+from dkcam.export.explain.scores import class_axis
+from dkcam.export.explain.tasks import Task, find
+from dkcam.export.networks.network import Network
+from dkcam.export.passes.picture_in import embed
+from dkcam.export.writer import Dimension, UnknownShape, Writer, shape_of
+from dkcam.printable import printable
+from dkcam.spec import OUTPUTS
+
+DEFAULT_OUTPUTS: Mapping[str, tuple[str, ...]] = {
+    "classify": ("logits", "probabilities", "explained", "weights", "heatmap"),
+    "dense": ("logits", "probabilities", "explained", "weights", "heatmap"),
+    "regress": ("logits", "explained", "weights", "heatmap"),
+}
+FIXED = ("image", "classes", "key_mask", *OUTPUTS)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """model: with its input ``image`` in place and nothing explained. batch: what the graph has as its first dimension. own: the
+    network's own outputs, by the name they get. classes: how many classes or outputs there are.
+    """
+
+    model: ir.Model
+    batch: Dimension
+    task: Task
+    layers: tuple[Layer, ...]
+    found: Layers
+    own: Mapping[str, ir.Value]
+    classes: int
+
+    def snapshot(self) -> ir.Model:
+        """A copy of the network as it is now."""
+        return self.model.clone()
+
+    def write(self, wanted: Wanted) -> ir.Model:
+        """Explain it. The model is used up."""
+        assemble(self.model, self.batch, self.task, wanted)
+        return self.model
+
+
+def prepare(network: Network, *, kind: str, task: str, layers: Sequence[str], named: Sequence[str], labels: int) -> Prepared:
+    """kind: "rgb8" or "tensor", how ``image`` will look. task: "auto" or one of ``TASKS``. layers: names as ``--layer`` takes them, () for
+    the default. named: outputs of the network that the user names. labels: how many the user or the file gave. The network is used up.
+    Errors: ExportError.
+    """
+    model = network.model
+    outputs = list(model.graph.outputs)
+    names = [output.name or f"output_{i}" for i, output in enumerate(outputs)]
+    unknown = [name for name in named if name not in names]
+    if unknown:
+        raise ExportError(f"--outputs {printable(unknown[0])}: expected some of {', '.join(OUTPUTS)}, or the network's own: {', '.join(names)}")
+    found_task = find(outputs, task, labels, named)
+    free_names(model, FIXED)
+    image = embed(Writer(model.graph, model.opset_imports.get("", 18), "picture"), network.image, network.picture, kind)
+    height, width = _sides(network)
+    found = Layers(model.graph, image, (height, width), [found_task.found.scores])
+    if layers:
+        chosen = tuple(found.named(name) for name in layers)
+    else:
+        chosen = (found.coarsest() if found_task.kind == "dense" else found.default(),)
+    own = {name if name not in FIXED else f"network.{name}": value for name, value in zip(names, outputs, strict=True) if _known(value)}
+    return Prepared(model, shape_of(image)[0], found_task, chosen, found, own, _count(found_task))
+
+
+def with_layers(prepared: Prepared, layers: Sequence[Layer]) -> Prepared:
+    return replace(prepared, layers=tuple(layers))
+
+
+def _sides(network: Network) -> tuple[Dimension, Dimension]:
+    _, rows, columns = network.picture.axes
+    shape = shape_of(network.image)
+    return shape[rows], shape[columns]
+
+
+def _known(value: ir.Value) -> bool:
+    """An output of unknown shape is not declared, and so not kept."""
+    try:
+        shape_of(value)
+    except UnknownShape:
+        return False
+    return value.dtype is not None
+
+
+def _count(task: Task) -> int:
+    shape = shape_of(task.found.scores)
+    count = shape[1] if task.kind == "dense" else shape[class_axis(task.found.scores)] if len(shape) > 1 else 1
+    assert isinstance(count, int)
+    return count
