@@ -66,14 +66,17 @@ def head_of(graph: ir.Graph, scores: Sequence[ir.Value], shared: bool) -> Head |
     """The head behind a level's raw scores; None where no map of features is found.
 
     shared: whether the same convolution makes boxes too: its input is the level's map then. Otherwise the map is the nearest value that
-    all of the scores pass through and something else reads as well, for the boxes if nothing more.
+    all of the scores pass through, from which on something else is read as well: boxes, if nothing more.
     """
+    if not all(_is_map(value) for value in scores):
+        return None
     order = {node: number for number, node in enumerate(graph)}
     features = _features(order, scores, shared)
     if features is None:
         return None
     inside = ancestors(scores)
     active = activated(list(order), [features])
+    inside.discard(features.producer())
     nodes = tuple(node for node in order if node in inside and any(output in active for output in node.outputs))
     return Head(features, tuple(scores), nodes, _windows(graph, nodes, features, scores, active))
 
@@ -93,7 +96,8 @@ def _features(order: Mapping[ir.Node, int], scores: Sequence[ir.Value], shared: 
         if len(waiting) != 1 or not weighed:
             continue
         (only,) = waiting
-        outside = any(use.node not in seen and use.node.op_type not in CONSTANT for use in only.uses())
+        values = [only, *(value for node in seen for value in node.outputs if value not in scores)]
+        outside = any(use.node not in seen and use.node.op_type not in CONSTANT for value in values for use in value.uses())
         if _is_map(only) and (shared or outside):
             return only
     return None
@@ -113,8 +117,6 @@ def _windows(
 ) -> dict[ir.Value, Window] | None:
     """The window of each value from features to scores; None where one of the nodes reads more."""
     found = {value: Window() for value in scores}
-    if any(not _is_map(value) for value in scores):
-        return None
     for node in reversed(nodes):
         reached = [found[output] for output in node.outputs if output in found]
         if not reached:

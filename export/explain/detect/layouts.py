@@ -251,12 +251,16 @@ def _named_box(value: ir.Value) -> bool:
     return any(part in (value.name or "").lower() for part in ("box", "loc", "rect"))
 
 
+def _known(facts: Facts) -> bool:
+    """Whether the number of labels decides: it is known, and nobody has named the decoding."""
+    return bool(facts.labels) and not facts.asked
+
+
 def detr(facts: Facts) -> Layout | None:
     pair = _pair(facts)
     if pair is None or not pair.centred:
         return None
-    told = pair.squash == "Softmax" or (not pair.squash and facts.labels + 1 == pair.scores.count)
-    if not told and not (facts.asked and not pair.squash):
+    if pair.squash == "Sigmoid" or (not pair.squash and facts.labels + 1 != pair.scores.count and _known(facts)):
         return None
     left = "" if pair.squash else "Softmax"
     last = pair.scores.count - 1
@@ -271,9 +275,9 @@ def rtdetr(facts: Facts) -> Layout | None:
     pair = _pair(facts)
     if pair is None or not pair.centred:
         return None
-    if pair.squash == "Sigmoid" or (not pair.squash and (facts.asked or facts.labels == pair.scores.count)):
-        return Layout("rtdetr", pair.scores, pair.boxes, unit="picture", squash="" if pair.squash else "Sigmoid", suppress=False)
-    return None
+    if pair.squash == "Softmax" or (not pair.squash and facts.labels != pair.scores.count and _known(facts)):
+        return None
+    return Layout("rtdetr", pair.scores, pair.boxes, unit="picture", squash="" if pair.squash else "Sigmoid", suppress=False)
 
 
 def ssd(facts: Facts) -> Layout | None:

@@ -97,7 +97,7 @@ class Copy:
 
     def settle(self) -> None:
         """Have the values that derivatives read gathered, where the copy would compute them anew."""
-        inside, graph = set(self._nodes), self._writer.graph
+        inside = set(self._nodes)
         needed = {output for node in self._nodes for output in node.outputs if any(use.node not in inside for use in output.uses())}
         for node in self._nodes:
             for output in node.outputs:
@@ -107,7 +107,7 @@ class Copy:
                 value, window = self._source[output]
                 found = gathered(self._writer, value, self._cells, window)
                 ir.convenience.replace_all_uses_with(output, found)
-        assert graph is self._writer.graph
+        self._writer.forget(self._nodes)
 
     def _is_cheap(self, node: ir.Node, needed: set[ir.Value]) -> bool:
         """Whether its inputs are at hand anyway."""

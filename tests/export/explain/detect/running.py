@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +13,10 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
+from torch import nn
 
+from dkcam.export.networks.network import Network
+from dkcam.export.networks.onnx_file import open_model
 from dkcam.export.writer import Writer
 
 Array = NDArray[Any]
@@ -52,26 +57,22 @@ def run(proto: onnx.ModelProto, feed: Mapping[str, Array], level: int = 99) -> d
     return dict(zip([one.name for one in session.get_outputs()], found, strict=True))
 
 
-def traced(module: torch.nn.Module, size: tuple[int, int], names: Sequence[str], batch: int = 1) -> ir.Model:
-    """A module on pictures [batch, 3, H, W] as a graph with constants folded and every shape known."""
-    import io
-    import warnings
-
-    file = io.BytesIO()
+def traced(module: nn.Module, size: tuple[int, int], names: Sequence[str], batch: int | str = 1) -> Network:
+    """A module on pictures [batch, 3, H, W], through torch's older exporter and the importer. batch: a number, or "free"."""
+    buffer = io.BytesIO()
+    count = batch if isinstance(batch, int) else 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
-            (torch.rand(batch, 3, *size),),
-            file,
+            (torch.rand(count, 3, *size),),
+            buffer,  # type: ignore[arg-type]
             dynamo=False,
             opset_version=18,
             input_names=["images"],
             output_names=list(names),
+            dynamic_axes={name: {0: "batch"} for name in ("images", *names)} if batch == "free" else None,
         )
-    proto = onnx.shape_inference.infer_shapes(onnx.load_from_string(file.getvalue()), data_prop=True)
-    model = ir.from_proto(proto)
-    from onnx_ir.passes.common import LiftConstantsToInitializersPass
-
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    return model
+    proto = onnx.load_from_string(buffer.getvalue())
+    free = ("batch",) if batch == "free" else ()
+    return open_model(proto, "test.onnx", dynamic=free, batch=(1, 4) if free else (count, count))
