@@ -10,19 +10,20 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from dkcam.export.derivative.rule import Step
 from dkcam.export.derivative.space import Windows, windows_of
 from dkcam.export.explain.cam import ratio
 from dkcam.export.explain.detect.heads import Head, Window
-from dkcam.export.explain.detect.patches import Cells, gathered, gradients
+from dkcam.export.explain.detect.patches import Cells, gathered, gradients, inside, space_of
 from dkcam.export.writer import Writer, shape_of
 
 
 def heat(writer: Writer, head: Head, cells: Cells, seeds: Mapping[ir.Value, ir.Value], boxes: ir.Value, method: str) -> ir.Value:
     """float32 [B, K, h, w], ReLU'd, of N = B · K scores. boxes: any value [B, K], for its shape. method: as ``cam.METHODS``."""
     features = writer.float32(head.features)
-    rows, columns = (int(size) for size in shape_of(features)[2:])
+    rows, columns = space_of(features)
     if method == "gradcam":
         weights = writer.mul(sums(writer, head, cells, seeds), writer.number(1 / (rows * columns)))
         return _weighted(writer, features, weights, boxes)
@@ -57,15 +58,15 @@ def _weighted(writer: Writer, features: ir.Value, weights: ir.Value, boxes: ir.V
 
 def _placed(writer: Writer, product: ir.Value, cells: Cells, window: Window, rows: int, columns: int) -> ir.Value:
     """Windows [N, r, s] put back where they were: [N, rows, columns]. What lies outside goes nowhere."""
-    to_rows = _selector(writer, cells.row, window.top, window.size[0], rows)  # [N, rows, r]
-    to_columns = writer.transpose(_selector(writer, cells.column, window.left, window.size[1], columns), 0, 2, 1)
+    to_rows = _selector(writer, cells, 0, np.arange(window.top, window.bottom + 1), rows)  # [N, rows, r]
+    to_columns = writer.transpose(_selector(writer, cells, 1, np.arange(window.left, window.right + 1), columns), 0, 2, 1)
     return writer.op("MatMul", writer.op("MatMul", to_rows, product), to_columns)
 
 
-def _selector(writer: Writer, start: ir.Value, first: int, count: int, size: int) -> ir.Value:
-    """float32 [N, size, count]: 1 where a row of the window is a row of the map."""
-    places = writer.add(writer.unsqueeze(start, 1, 2), writer.constant(np.arange(first, first + count)[None, None], np.int64))
-    equal = writer.op("Equal", places, writer.constant(np.arange(size)[None, :, None], np.int64))
+def _selector(writer: Writer, cells: Cells, axis: int, places: NDArray[np.int64], size: int) -> ir.Value:
+    """float32 [N, size, places]: 1 where a row of the window is a row of the map."""
+    moved = writer.add(writer.unsqueeze((cells.row, cells.column)[axis], 1, 2), writer.constant(places[None, None], np.int64))
+    equal = writer.op("Equal", moved, writer.constant(np.arange(size)[None, :, None], np.int64))
     return writer.op("Cast", equal, to=int(ir.DataType.FLOAT))
 
 
@@ -117,14 +118,12 @@ def _taps(writer: Writer, gradient: ir.Value, windows: Windows, cells: Cells, wi
     if count == 1 and not any(windows.pads):
         return writer.unsqueeze(writer.sum(gradient, 2, 3, keep=False), 2)
     masks = []
-    for axis, (start, first, size) in enumerate(((cells.row, window.top, p), (cells.column, window.left, q))):
-        taps = np.arange(windows.kernel[axis])[None] * windows.dilations[axis] - windows.begins[axis]
+    for axis, (first, size) in enumerate(((window.top, p), (window.left, q))):
+        taps = np.arange(windows.kernel[axis]) * windows.dilations[axis] - windows.begins[axis]
         places = np.arange(first, first + size)[:, None] + taps  # [P, k]
-        moved = writer.add(writer.unsqueeze(start, 1, 2), writer.constant(places[None], np.int64))
-        last = int(shape_of(features)[2 + axis]) - 1
-        inside = writer.op("Equal", moved, writer.op("Max", writer.op("Min", moved, writer.ints(last)), writer.ints(0)))
-        masks.append(writer.op("Cast", inside, to=int(ir.DataType.FLOAT)))
-    both = writer.mul(writer.unsqueeze(masks[0], 2, 4), writer.unsqueeze(masks[1], 1, 3))  # [N, P, Q, k, l]
+        shape = (size, 1, len(taps), 1) if axis == 0 else (1, size, 1, len(taps))
+        masks.append(inside(writer, cells, axis, places.reshape(shape), space_of(features)[axis]))
+    both = writer.mul(*masks)  # [N, P, Q, k, l]
     return writer.op("MatMul", writer.reshape(gradient, -1, outer, p * q), writer.reshape(both, -1, p * q, count))
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from dkcam.export.derivative.cotangent import Cotangent, full
 from dkcam.export.derivative.rule import Step
@@ -24,56 +25,53 @@ from dkcam.export.writer import Writer, rank_of, shape_of
 
 @dataclass(frozen=True)
 class Cells:
-    """Of N boxes, picture by picture: row and column [N] int64 of the cell at their level, and picture [N] int64, None for one picture."""
+    """Of N boxes, picture by picture: row and column [N] int64 of the cell at a level of ``size`` (rows, columns), and picture [N]
+    int64, None for one picture.
+    """
 
     row: ir.Value
     column: ir.Value
     picture: ir.Value | None
+    size: tuple[int, int]
 
 
-@dataclass(frozen=True)
-class Patch:
-    """gradient float32 [N, C, *window.size] of N scores at the map, zero outside of it."""
-
-    gradient: ir.Value
-    window: Window
-
-
-def positions(writer: Writer, start: ir.Value, first: int, count: int, size: int) -> tuple[ir.Value, ir.Value]:
-    """(places [N, count] moved into 0..size−1, whether they were there already, float32)."""
-    places = writer.add(writer.unsqueeze(start, 1), writer.constant(np.arange(first, first + count)[None], np.int64))
-    inside = writer.op("Max", writer.op("Min", places, writer.ints(size - 1)), writer.ints(0))
-    return inside, writer.op("Cast", writer.op("Equal", places, inside), to=int(ir.DataType.FLOAT))
-
-
-def _space(value: ir.Value) -> tuple[int, int]:
+def space_of(value: ir.Value) -> tuple[int, int]:
+    """Rows and columns of a map [B, C, h, w]."""
     rows, columns = shape_of(value)[2:]
     assert isinstance(rows, int) and isinstance(columns, int)
     return rows, columns
 
 
 def gathered(writer: Writer, value: ir.Value, cells: Cells, window: Window) -> ir.Value:
-    """Windows of a map [B, C, h, w] around N cells: [N, C, *window.size]; places outside repeat the map's edge."""
-    (rows, columns), channels = _space(value), shape_of(value)[1]
+    """Windows of a map [B, C, h, w] around N cells: [N, C, *window.size]. What lies outside of the map is any of its numbers."""
+    (rows, columns), channels = space_of(value), shape_of(value)[1]
     assert isinstance(channels, int)
-    row, _ = positions(writer, cells.row, window.top, window.size[0], rows)
-    column, _ = positions(writer, cells.column, window.left, window.size[1], columns)
-    row = writer.op("Mul", row, writer.ints(columns))
-    place = writer.unsqueeze(writer.add(writer.unsqueeze(row, 2), writer.unsqueeze(column, 1)), 1)  # [N, 1, *size]
-    place = writer.add(place, writer.constant(np.arange(channels)[None, :, None, None] * (rows * columns), np.int64))
+    down, right = np.arange(window.top, window.bottom + 1), np.arange(window.left, window.right + 1)
+    moved = down[:, None] * columns + right + np.arange(channels)[:, None, None] * (rows * columns)
+    cell = writer.unsqueeze(writer.add(writer.op("Mul", cells.row, writer.ints(columns)), cells.column), 1, 2, 3)
+    place = writer.add(cell, writer.constant(moved[None], np.int64))
+    if window != Window():
+        last = channels * rows * columns - 1
+        place = writer.op("Max", writer.op("Min", place, writer.ints(last)), writer.ints(0))
     if cells.picture is not None:
         start = writer.op("Mul", cells.picture, writer.ints(channels * rows * columns))
         place = writer.add(place, writer.unsqueeze(start, 1, 2, 3))
     return writer.op("Gather", writer.reshape(value, -1), place, axis=0)
 
 
+def inside(writer: Writer, cells: Cells, axis: int, places: NDArray[np.int64], size: int) -> ir.Value:
+    """float32 [N, *places.shape]: 1 where a cell's row (axis 0) or column (1), moved by ``places``, is in 0..size−1, else 0."""
+    own = np.arange(cells.size[axis]).reshape(-1, *[1] * places.ndim) + places
+    table = writer.constant((own >= 0) & (own < size), np.float32)
+    return writer.op("Gather", table, (cells.row, cells.column)[axis], axis=0)
+
+
 def mask(writer: Writer, value: ir.Value, cells: Cells, window: Window) -> ir.Value:
     """1 where a window lies on the map, 0 outside: [N, 1, *window.size] in the map's type."""
-    rows, columns = _space(value)
-    _, row = positions(writer, cells.row, window.top, window.size[0], rows)
-    _, column = positions(writer, cells.column, window.left, window.size[1], columns)
-    inside = writer.unsqueeze(writer.mul(writer.unsqueeze(row, 2), writer.unsqueeze(column, 1)), 1)
-    return inside if value.dtype == ir.DataType.FLOAT else writer.op("Cast", inside, to=int(value.dtype or 1))
+    rows, columns = space_of(value)
+    row = inside(writer, cells, 0, np.arange(window.top, window.bottom + 1)[None, :, None], rows)
+    found = writer.mul(row, inside(writer, cells, 1, np.arange(window.left, window.right + 1)[None, None], columns))
+    return found if value.dtype == ir.DataType.FLOAT else writer.op("Cast", found, to=int(value.dtype or 1))
 
 
 class Copy:
@@ -107,6 +105,7 @@ class Copy:
                 value, window = self._source[output]
                 found = gathered(self._writer, value, self._cells, window)
                 ir.convenience.replace_all_uses_with(output, found)
+                needed.add(found)
         self._writer.forget(self._nodes)
 
     def _is_cheap(self, node: ir.Node, needed: set[ir.Value]) -> bool:

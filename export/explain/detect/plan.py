@@ -21,7 +21,7 @@ from dkcam.export.explain.detect import boxes, layouts, select
 from dkcam.export.explain.detect.heads import Head, head_of
 from dkcam.export.explain.detect.heat import heat
 from dkcam.export.explain.detect.layout import Layout, Raw, raw
-from dkcam.export.explain.detect.seeds import Chosen, Places, Seed, by_channel, chosen, places_of, seeds, whole
+from dkcam.export.explain.detect.seeds import Chosen, Places, Seed, by_channel, cells_of, chosen, places_of, seeds, whole
 from dkcam.export.explain.layers import Layer
 from dkcam.export.explain.scores import Explained
 from dkcam.export.writer import Writer, shape_of
@@ -148,7 +148,8 @@ def _level(writer: Writer, plan: DetectPlan, number: int, found: list[Seed], pla
     """Heat [B, K, h, w] of one level, zeros for boxes of the others."""
     head = plan.heads[number]
     if head.windows is not None and plan.places.size[number][1:] != (1, 1):
-        return heat(writer, head, places.cells, by_channel(writer, found), places.boxes, method)
+        cells = cells_of(writer, places, plan.places.size[number][1:])
+        return heat(writer, head, cells, by_channel(writer, found), places.boxes, method)
     arrived = sweep(writer, whole(writer, plan.places, number, found, places), [head.features])
     if head.features not in arrived:
         raise ExportError(f"no gradient of the scores reaches {head.features.name}, which the head reads; name another --layer")

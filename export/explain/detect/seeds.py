@@ -69,12 +69,15 @@ def _size(value: ir.Value) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class Chosen:
-    """N = B · K boxes, picture by picture. level: int64 [N]. cells: where in it. channel, other: int64 [N], of the first class and of
-    objectness. label: int64 [N], the class from 0. there: float32 [N], 0 where there is no box. boxes: [B, K], for its shape.
+    """N = B · K boxes, picture by picture. level, row, column: int64 [N]. channel, other: int64 [N], of the first class and of
+    objectness. label: int64 [N], the class from 0. there: float32 [N], 0 where there is no box. picture: int64 [N], None for one
+    picture. boxes: [B, K], for its shape.
     """
 
     level: ir.Value
-    cells: Cells
+    row: ir.Value
+    column: ir.Value
+    picture: ir.Value | None
     channel: ir.Value
     other: ir.Value
     label: ir.Value
@@ -96,8 +99,13 @@ def chosen(writer: Writer, places: Places, anchor: ir.Value, label: ir.Value, th
             else writer.op("Range", writer.constant(0, np.int64), writer.squeeze(writer.dims(anchor, 0, 1), 0), writer.constant(1, np.int64))
         )
         picture = writer.reshape(writer.expand(writer.unsqueeze(counted, 1), writer.dims(anchor)), -1)
-    cells = Cells(row, columns, picture)
-    return Chosen(level, cells, channel, other, writer.reshape(label, -1), writer.reshape(there, -1), anchor)
+    return Chosen(level, row, columns, picture, channel, other, writer.reshape(label, -1), writer.reshape(there, -1), anchor)
+
+
+def cells_of(writer: Writer, boxes: Chosen, size: tuple[int, int]) -> Cells:
+    """Cells at a level of (rows, columns); boxes of other levels are moved onto it."""
+    row, column = (writer.op("Min", value, writer.ints(d - 1)) for value, d in zip((boxes.row, boxes.column), size, strict=True))
+    return Cells(row, column, boxes.picture, size)
 
 
 @dataclass(frozen=True)
@@ -147,7 +155,7 @@ def _shares(
             value, channel = ((level.scores, level.objectness)[which], channels[number][which])
             assert value is not None and channel is not None
             size = (places.size, places.others)[which][number]
-            read = writer.mul(_raw(writer, value, size, channel, boxes.cells), there[number])
+            read = writer.mul(_raw(writer, value, size, channel, boxes), there[number])
             total = read if total is None else writer.add(total, read)
         assert total is not None
         parts.append(writer.op("Sigmoid", writer.neg(total)))  # 1 − σ, as exact near 0 as near 1
@@ -157,18 +165,20 @@ def _shares(
     return writer.div(own, either), writer.div(other, either)
 
 
-def _raw(writer: Writer, value: ir.Value, size: tuple[int, int, int], channel: ir.Value, cells: Cells) -> ir.Value:
+def _raw(writer: Writer, value: ir.Value, size: tuple[int, int, int], channel: ir.Value, boxes: Chosen) -> ir.Value:
     """Raw scores float32 [N]."""
-    flat = flat_index(writer, size, channel, cells)
-    if cells.picture is not None:
-        flat = writer.add(flat, writer.op("Mul", cells.picture, writer.ints(size[0] * size[1] * size[2])))
+    flat = _flat(writer, size, channel, boxes)
+    if boxes.picture is not None:
+        flat = writer.add(flat, writer.op("Mul", boxes.picture, writer.ints(size[0] * size[1] * size[2])))
     return writer.float32(writer.op("Gather", writer.reshape(value, -1), flat, axis=0))
 
 
-def flat_index(writer: Writer, size: tuple[int, int, int], channel: ir.Value, cells: Cells) -> ir.Value:
-    """Where in one picture's numbers: int64 [N]. Rows and columns of other levels are moved onto this one."""
-    row = writer.op("Min", cells.row, writer.ints(size[1] - 1))
-    place = writer.add(writer.op("Mul", row, writer.ints(size[2])), writer.op("Min", cells.column, writer.ints(size[2] - 1)))
+def _flat(writer: Writer, size: tuple[int, int, int], channel: ir.Value, boxes: Chosen) -> ir.Value:
+    """Where in one picture's numbers: int64 [N]."""
+    if size[1:] == (1, 1):
+        return channel
+    cells = cells_of(writer, boxes, size[1:])
+    place = writer.add(writer.op("Mul", cells.row, writer.ints(size[2])), cells.column)
     return writer.add(writer.op("Mul", channel, writer.ints(size[1] * size[2])), place)
 
 
@@ -188,7 +198,7 @@ def whole(writer: Writer, places: Places, level: int, found: list[Seed], boxes: 
     cotangents: dict[ir.Value, Cotangent] = {}
     for which, seed in enumerate(found):
         size = (places.size, places.others)[which][level]
-        flat = writer.reshape(flat_index(writer, size, seed.channel, boxes.cells), writer.dims(boxes.boxes))
+        flat = writer.reshape(_flat(writer, size, seed.channel, boxes), writer.dims(boxes.boxes))
         hot = one_hot(writer, writer.transpose(flat, 1, 0), size[0] * size[1] * size[2])
         weight = writer.transpose(writer.reshape(seed.weight, writer.dims(boxes.boxes)), 1, 0)
         hot = writer.mul(hot, writer.unsqueeze(weight, 2))

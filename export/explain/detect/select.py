@@ -113,11 +113,10 @@ def suppress(writer: Writer, found: Candidates, score: ir.Value, corners: ir.Val
     """
     label = writer.unsqueeze(writer.op("Cast", found.label, to=int(ir.DataType.FLOAT)), 1)
     sides = writer.transpose(corners, 0, 2, 1)  # [B, 4, M]
-    low = writer.op("Concat", writer.slice(sides, 1, 0, 2), label, axis=1)
     high = writer.op("Concat", writer.slice(sides, 1, 2, 4), writer.add(label, writer.number(1.0)), axis=1)
-    share = writer.mul(writer.unsqueeze(_area(writer, corners), 1), writer.number(iou / (1 + iou)))
-    table = writer.op("Concat", low, high, share, axis=1)  # [B, 7, M]
-    share = writer.squeeze(share, 1)
+    low = writer.op("Concat", writer.slice(sides, 1, 0, 2), label, axis=1)
+    table = writer.op("Concat", writer.unsqueeze(high, 1), writer.unsqueeze(writer.neg(low), 1), axis=1)  # [B, 2, 3, M]
+    share = writer.mul(_area(writer, corners), writer.number(iou / (1 + iou)))  # [B, M]
     numbers, scores = [], []
     for rank in range(ranks):
         top, number = writer.ops("TopK", score, writer.ints(1), outputs=2, axis=1)  # [B, 1]
@@ -125,12 +124,10 @@ def suppress(writer: Writer, found: Candidates, score: ir.Value, corners: ir.Val
         scores.append(top)
         if rank + 1 == ranks:
             break
-        own = take(writer, table, 2, number)  # [B, 7, 1]
-        begin, end, part = writer.ops("Split", own, writer.ints(3, 3, 1), outputs=3, axis=1)
-        met = writer.op("Relu", writer.sub(writer.op("Min", high, end), writer.op("Max", low, begin)))
-        wide, tall, same = writer.ops("Split", met, outputs=3, axis=1, num_outputs=3)
-        common = writer.squeeze(writer.mul(writer.mul(wide, tall), same), 1)
-        apart = writer.op("LessOrEqual", common, writer.add(share, writer.squeeze(part, 2)))
+        # min(end, end) and −max(begin, begin) at once; their sum is what two boxes share of a side
+        met = writer.sum(writer.op("Min", table, take(writer, table, 3, number)), 1, keep=False)
+        common = writer.op("ReduceProd", writer.op("Relu", met), writer.ints(1), keepdims=0)
+        apart = writer.op("LessOrEqual", common, writer.add(share, take(writer, share, 1, number)))
         score = writer.mul(score, writer.op("Cast", apart, to=int(ir.DataType.FLOAT)))
     if ranks == 1:
         return Picked(numbers[0], scores[0])

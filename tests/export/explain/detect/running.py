@@ -33,6 +33,10 @@ def blank(inputs: Mapping[str, tuple[Sequence[int | str], str]]) -> tuple[ir.Mod
 def finished(model: ir.Model, outputs: Mapping[str, ir.Value]) -> onnx.ModelProto:
     """The model with these outputs alone, checked."""
     graph = model.graph
+    for node in graph:
+        for value in node.outputs:
+            if value.name in outputs:
+                value.name = f"{value.name}.inner"
     graph.outputs.clear()
     for name, value in outputs.items():
         node = ir.node("Identity", [value], num_outputs=1)

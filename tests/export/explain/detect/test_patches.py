@@ -96,7 +96,7 @@ def test_a_window_holds_the_whole_gradient(kind: str, batch: int) -> None:
 
     writer = Writer(graph, 18)
     numbers = [writer.constant(one, np.int64) for one in (y, x, picture)]
-    cells = Cells(numbers[0], numbers[1], numbers[2] if batch > 1 else None)
+    cells = Cells(numbers[0], numbers[1], numbers[2] if batch > 1 else None, (rows, columns))
     seed = ir.Value(name="seed", shape=ir.Shape([y.size, 3]), type=ir.TensorType(ir.DataType.FLOAT))
     graph.inputs.append(seed)
     _, found = gradients(writer, head, cells, {scores: seed})
@@ -119,8 +119,9 @@ def test_a_window_holds_the_whole_gradient(kind: str, batch: int) -> None:
                     assert not double["found"][n, :, i, j].any()
     scale = np.abs(expected).max()
     assert scale > 1e-3
-    assert np.abs(placed - expected).max() <= 1e-9 * scale
-    assert np.abs(double["total"] - expected.sum((2, 3))).max() <= 1e-9 * np.abs(expected).sum((1, 2, 3)).max()
+    exact = 2e-7 if kind == "norm" else 1e-9  # a folded batch-norm's factor has no exact float32
+    assert np.abs(placed - expected).max() <= exact * scale
+    assert np.abs(double["total"] - expected.sum((2, 3))).max() <= exact * np.abs(expected).sum((1, 2, 3)).max()
     for level in (0, 1, 2, 99):
         single = run(proto, feed, level)
         assert np.abs(single["found"] - double["found"]).max() <= 1e-5 * scale
