@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from dkcam.engines.cuda import Cuda
 from dkcam.engines.progress import Report, silent
 from dkcam.errors import InputError
-from dkcam.spec import STRIDE, ModelSpec
+from dkcam.spec import InputSpec, ModelSpec
 
 Outputs = Mapping[str, NDArray[Any]]
 DRAWN = 1 << 20  # of a mask's values at a time
+LUMA = (0.299, 0.587, 0.114)  # of R, G, B in grey, as OpenCV has it
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,10 @@ class Engine(Protocol):
     def run(self, image: NDArray[Any] | GpuImage, classes: NDArray[np.int64], key_mask: NDArray[np.bool_] | None = None) -> Outputs:
         """One inference.
 
-        image: uint8 [B, H, W, 3] RGB or float32 [B, 3, H, W], as the spec says. classes: int64 [K], ≥ 0 a class,
-        −1 the top class, −2 the runner-up. key_mask: bool [N, T, T], only with spec.samples. Returns the graph's
-        outputs by name; the arrays belong to the caller. Errors: InputError for a wrong shape, type or class.
+        image: uint8 [B, H, W, 3] RGB or float32 [B, C, H, W], as the spec says. classes: int64 [K], ≥ 0 a class,
+        −1 the top class, −2 the runner-up; [B, K] where the spec says so. key_mask: bool [N, T, T], only with
+        spec.masks. Returns the graph's outputs by name; the arrays belong to the caller. Errors: InputError
+        for a wrong shape, type or class.
         """
         ...
 
@@ -75,70 +77,80 @@ class Engine(Protocol):
         ...
 
 
-def graph_input(pictures: NDArray[np.uint8], spec: ModelSpec) -> NDArray[Any]:
-    """Pictures at network size, uint8 [B, H, W, 3] RGB, as the graph's ``image``: the same, or normalised float32 [B, 3, H, W]."""
-    if spec.input == "rgb8":
+def graph_input(pictures: NDArray[np.uint8], way: InputSpec) -> NDArray[Any]:
+    """Pictures at network size, uint8 [B, H, W, 3] RGB, as the graph's ``image``: the same, or normalised float32 [B, C, H, W]."""
+    if way.kind == "rgb8":
         return np.ascontiguousarray(pictures)
-    scaled = (pictures.astype(np.float32) / 255 - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
+    values = pictures.astype(np.float32)
+    if way.channels == "gray":
+        values = values @ np.array(LUMA, np.float32)[:, None]
+    elif way.channels == "bgr":
+        values = values[..., ::-1]
+    mean, std = (np.array(each[: way.planes], np.float32) for each in way.of_unit)
+    return np.ascontiguousarray(((values / 255 - mean) / std).transpose(0, 3, 1, 2), np.float32)
 
 
 def draw_masks(spec: ModelSpec, rng: np.random.Generator, height: int | None = None, width: int | None = None) -> NDArray[np.bool_] | None:
-    """DropKey masks bool [N, T, T] for an input size (default: the spec's); None for graphs without samples."""
-    if not spec.samples:
+    """DropKey masks bool [N, T, T] for an input size (default: the spec's); None for graphs without masks."""
+    if spec.masks is None:
         return None
-    tokens = spec.tokens(height, width)
-    masks = np.empty(spec.samples * tokens**2, np.bool_)
+    samples, tokens = spec.masks.samples, spec.masks.tokens(height or spec.input.height, width or spec.input.width)
+    masks = np.empty(samples * tokens**2, np.bool_)
     for start in range(0, masks.size, DRAWN):  # all at once, the numbers behind the masks take eight times their memory
         part = masks[start : start + DRAWN]
-        np.less(rng.random(part.size), spec.mask_ratio, out=part)
-    return masks.reshape(spec.samples, tokens, tokens)
+        np.less(rng.random(part.size), spec.masks.ratio, out=part)
+    return masks.reshape(samples, tokens, tokens)
 
 
 def check_inputs(spec: ModelSpec, image: NDArray[Any] | GpuImage, classes: NDArray[np.int64], key_mask: NDArray[np.bool_] | None) -> None:
     """Errors: InputError with the expected and the actual shape, type or range."""
-    _check_image(spec, image)
-    labels = len(spec.labels)
-    if classes.dtype != np.int64 or classes.ndim != 1 or not len(classes):
-        raise InputError(f"classes is {classes.dtype} {list(classes.shape)}, expected int64 [K] with K of 1 or more")
-    if spec.explain is not None and len(classes) != spec.explain:
-        raise InputError(
-            f"classes has {len(classes)} entries, this graph explains exactly {spec.explain}; export with another --classes, or without"
-        )
-    if classes.max() >= labels or classes.min() < -labels:
-        raise InputError(
-            f"classes holds {int(classes.max() if classes.max() >= labels else classes.min())}, expected {-labels} to {labels - 1}"
-        )
-    if not spec.samples:
+    _check_image(spec.input, image)
+    _check_classes(spec, classes, image.shape[0])
+    if spec.masks is None:
         if key_mask is not None:
             raise InputError("key_mask was given, but this graph was exported without --samples")
         return
-    height, width = image.shape[1:3] if spec.input == "rgb8" else image.shape[2:4]
-    tokens = spec.tokens(height, width)
-    expected = (spec.samples, tokens, tokens)
+    height, width = image.shape[1:3] if spec.input.kind == "rgb8" else image.shape[2:4]
+    tokens = spec.masks.tokens(height, width)
+    expected = (spec.masks.samples, tokens, tokens)
     if key_mask is None:
-        raise InputError(f"key_mask is missing, expected bool {list(expected)}: this graph was exported with --samples {spec.samples}")
+        raise InputError(f"key_mask is missing, expected bool {list(expected)}: this graph was exported with --samples {expected[0]}")
     if key_mask.dtype != np.bool_ or key_mask.shape != expected:
         raise InputError(f"key_mask is {key_mask.dtype} {list(key_mask.shape)}, expected bool {list(expected)}")
 
 
-def _check_image(spec: ModelSpec, image: NDArray[Any] | GpuImage) -> None:
-    rgb8 = spec.input == "rgb8"
-    kind, layout = ("uint8", "[B, H, W, 3]") if rgb8 else ("float32", "[B, 3, H, W]")
-    channel = 3 if rgb8 else 1
-    if str(image.dtype) != kind or len(image.shape) != 4 or image.shape[channel] != 3:
+def _check_classes(spec: ModelSpec, classes: NDArray[np.int64], batch: int) -> None:
+    per_image, count = spec.explanation.per_image, spec.explanation.count
+    expected = f"[{batch}, K]" if per_image else "[K]"
+    shape = (batch, *classes.shape[1:]) if per_image else classes.shape
+    if classes.dtype != np.int64 or classes.ndim != (2 if per_image else 1) or classes.shape != shape or not classes.size:
+        raise InputError(f"classes is {classes.dtype} {list(classes.shape)}, expected int64 {expected} with K of 1 or more")
+    if count is not None and classes.shape[-1] != count:
+        raise InputError(
+            f"classes has {classes.shape[-1]} entries, this graph explains exactly {count}; export with another --classes, or without"
+        )
+    least, most = -spec.ranks, len(spec.labels) - 1
+    if classes.max() > most or classes.min() < least:
+        raise InputError(f"classes holds {int(classes.max() if classes.max() > most else classes.min())}, expected {least} to {most}")
+
+
+def _check_image(way: InputSpec, image: NDArray[Any] | GpuImage) -> None:
+    rgb8 = way.kind == "rgb8"
+    kind, layout = ("uint8", "[B, H, W, 3]") if rgb8 else ("float32", f"[B, {way.planes}, H, W]")
+    channel, channels = (3, 3) if rgb8 else (1, way.planes)
+    if str(image.dtype) != kind or len(image.shape) != 4 or image.shape[channel] != channels:
         raise InputError(f"image is {image.dtype} {list(image.shape)}, expected {kind} {layout}")
     batch = image.shape[0]
-    least, most = spec.batch
-    if ("batch" not in spec.dynamic and batch != least) or batch < 1:
+    least, most = way.batch
+    if ("batch" not in way.dynamic and batch != least) or batch < 1:
         raise InputError(f"image holds a batch of {batch}, this graph takes {least}; export with --dynamic batch or --batch {batch}")
-    if "batch" in spec.dynamic and most > 1 and batch > most:
+    if "batch" in way.dynamic and most > 1 and batch > most:
         raise InputError(f"image holds a batch of {batch}, this graph takes {least} to {most}; export with --batch {least}:{batch}")
     height, width = (image.shape[1], image.shape[2]) if rgb8 else (image.shape[2], image.shape[3])
-    if "size" in spec.dynamic:
-        if height % STRIDE or width % STRIDE or min(height, width) < STRIDE:
-            raise InputError(f"image is {height}x{width} pixels, expected multiples of {STRIDE}")
-    elif (height, width) != (spec.height, spec.width):
+    if "size" in way.dynamic:
+        if height % way.multiple or width % way.multiple or min(height, width) < way.multiple:
+            raise InputError(f"image is {height}x{width} pixels, expected multiples of {way.multiple}")
+    elif (height, width) != (way.height, way.width):
         raise InputError(
-            f"image is {height}x{width} pixels, this graph takes {spec.height}x{spec.width}; resize it or export with --dynamic size"
+            f"image is {height}x{width} pixels, this graph takes {way.height}x{way.width}; resize it or export with --dynamic size"
         )

@@ -84,17 +84,24 @@ class OnnxRuntime:
     def _check_interface(self, source: str) -> None:
         spec, again = self.spec, "export it again with dk-export"
         shapes = {value.name: value.shape for value in (*self._session.get_inputs(), *self._session.get_outputs())}
-        for name in ("image", *spec.outputs, *(["key_mask"] if spec.samples else [])):
+        for name in ("image", *spec.explanation.outputs, *(["key_mask"] if spec.masks else [])):
             if name not in shapes:
                 raise ModelFileError(f"{source} lacks {name}, which its {SPEC_KEY} names; {again}")
-        tokens = spec.tokens() if "size" not in spec.dynamic else None
-        picture = [spec.height, spec.width] if "size" not in spec.dynamic else [None, None]
+        count = spec.explanation.count
         expected = {
-            "image": [None, *picture, 3] if spec.input == "rgb8" else [None, 3, *picture],
-            "key_mask": [spec.samples, tokens, tokens],
+            "image": spec.input.shape(None),
+            "classes": [None, count] if spec.explanation.per_image else [count],
             "logits": [None, len(spec.labels)],
             "probabilities": [None, len(spec.labels)],
+            "explained": [None, count],
+            "boxes": [None, count, 4],
+            "scores": [None, count],
+            "heatmap": [None, count, None, None],
         }
+        if spec.masks is not None:
+            fixed = spec.masks.grid is not None or "size" not in spec.input.dynamic
+            tokens = spec.masks.tokens(spec.input.height, spec.input.width) if fixed else None
+            expected["key_mask"] = [spec.masks.samples, tokens, tokens]
         for name, shape in expected.items():
             found = shapes.get(name, shape)
             if len(found) != len(shape) or any(isinstance(a, int) and b is not None and a != b for a, b in zip(found, shape, strict=True)):

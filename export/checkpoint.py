@@ -22,8 +22,10 @@ from torch import Tensor
 from dkcam.bounded_json import parse_json
 from dkcam.errors import CheckpointError, DkcamError
 from dkcam.export.model import ModelConfig, ResNet, scaled
+from dkcam.export.sizes import SIDE, STRIDE
+from dkcam.fields import MOST_CLASSES, checked
 from dkcam.files import kind_of, read_file, write_file
-from dkcam.spec import MOST_CLASSES, STRIDE, check_values
+from dkcam.spec import check_values
 
 FORMAT = "dkcam-checkpoint-1"
 MOST_HEADER = 16 << 20  # bytes that a safetensors header, and what it says, may take in memory; a ResNet-50's has 30 kB
@@ -44,8 +46,8 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
     labels: tuple[str, ...]
     size: tuple[int, int] | None = None
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
     resize: str = "stretch"
     sha256: str = ""
     notes: Mapping[str, str] | None = None
@@ -225,9 +227,10 @@ def _from_own(path: Path, document: Mapping[str, Any]) -> Checkpoint:
         height, width = size if size is not None else (STRIDE, STRIDE)
         mean, std = tuple(document["mean"]), tuple(document["std"])
         labels = document["labels"]
-        check_values({"labels": tuple(labels) if isinstance(labels, list) else labels, "height": height, "width": width})
-        check_values({"mean": mean, "std": std, "resize": document["resize"], "mask_ratio": config["mask_ratio"], "grid": config["grid"]})
-        check_values({"classes": config["classes"], "model_width": config["width"]})
+        for name, side in (("height", height), ("width", width)):
+            checked(name, side, SIDE)
+        check_values({"labels": labels})
+        check_values({"mean": mean, "std": std, "resize": document["resize"]})
         settings = ModelConfig(**config)
         if len(labels) != settings.classes:
             raise ValueError(f"{len(labels)} labels for {settings.classes} classes")
@@ -301,7 +304,6 @@ def _from_state_dict(path: Path, document: Any, described: Mapping[str, str], si
 def _described_labels(path: Path, text: str, classes: int) -> tuple[str, ...]:
     try:
         labels = parse_json(text.encode(errors="replace"), MOST_HEADER)
-        labels = tuple(labels) if isinstance(labels, list) else labels
         check_values({"labels": labels})
         if len(labels) != classes:
             raise ValueError(f"{len(labels)} labels for {classes} classes")

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
+from msgspec.structs import replace as changed
+
 from dkcam.engines.progress import Report, silent
 from dkcam.errors import EngineError, ExportError
 from dkcam.export.checkpoint import Checkpoint
@@ -16,8 +18,9 @@ from dkcam.export.options import ExportOptions
 from dkcam.export.parity import CEILING, FACTOR, MOST_KINKS, TOLERANCE, Parity
 from dkcam.export.pictures import Pictures
 from dkcam.export.precision.build import LowPrecision, lower
+from dkcam.export.sizes import STRIDE
 from dkcam.export.verify import verify
-from dkcam.spec import ModelSpec, check_masks
+from dkcam.spec import ExplanationSpec, InputSpec, MaskSpec, ModelSpec, NetworkSpec, Provenance, check_masks
 
 DEFAULT_SIZE = (224, 224)
 OUT_OF_MEMORY = ("allocate memory", "bad_alloc", "Failed to allocate")  # torch's and onnxruntime's words
@@ -62,35 +65,49 @@ def make_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
     options = replace(options, size=options.size or checkpoint.size or DEFAULT_SIZE)  # the checkpoint's is checked like --size
     assert options.size is not None
     height, width = options.size
-    spec = ModelSpec(
-        labels=checkpoint.labels,
+    way = InputSpec(
+        kind=options.input,
         height=height,
         width=width,
-        variant=config.variant,
-        model_width=config.width,
-        input=options.input,
         mean=checkpoint.mean,
         std=checkpoint.std,
         resize=checkpoint.resize,
-        layer=options.layer,
-        method=options.method,
-        grid=config.grid if config.variant == "dropkey" else None,
-        mask_ratio=config.mask_ratio if options.mask_ratio is None else options.mask_ratio,
-        samples=options.samples,
-        explain=options.explain,
         batch=options.batch,
         dynamic=tuple(sorted(options.dynamic)),
-        outputs=options.output_names(),
+        multiple=STRIDE,
+    )
+    explanation = ExplanationSpec(
+        layers=(options.layer,), method=options.method, count=options.explain, explained_output="logits", outputs=options.output_names()
+    )
+    provenance = Provenance(
+        sha256=checkpoint.sha256,
         precision=options.precision,
         target=(options.target or "cpu") if options.precision == "int8" else "any",
-        checkpoint_sha256=checkpoint.sha256,
         versions={name: version(name) for name in ("dkcam", "torch", "onnx", "onnxruntime")},
     )
+    return ModelSpec(
+        labels=checkpoint.labels,
+        input=way,
+        explanation=explanation,
+        masks=_masks(checkpoint, options, height, width) if options.samples else None,
+        network=NetworkSpec(variant=config.variant, model_width=config.width, family="ResNet-50"),
+        provenance=provenance,
+    )
+
+
+def _masks(checkpoint: Checkpoint, options: ExportOptions, height: int, width: int) -> MaskSpec:
+    config = checkpoint.config
+    masks = MaskSpec(
+        samples=options.samples,
+        ratio=config.mask_ratio if options.mask_ratio is None else options.mask_ratio,
+        grid=config.grid if config.variant == "dropkey" else None,
+        token_stride=STRIDE,
+    )
     try:
-        check_masks(spec.samples, spec.tokens())
+        check_masks(masks, height, width)
     except ValueError as error:
-        raise ExportError(f"--samples {spec.samples}: {error}; try fewer, or a smaller --size") from None
-    return spec
+        raise ExportError(f"--samples {options.samples}: {error}; try fewer, or a smaller --size") from None
+    return masks
 
 
 def export(
@@ -111,7 +128,7 @@ def export(
     if options.explain is not None and options.explain > checkpoint.config.classes:
         raise ExportError(f"--classes {options.explain}: the model has {checkpoint.config.classes} classes")
     low = None
-    if spec.precision != "fp32":
+    if spec.provenance.precision != "fp32":
         low = lower(checkpoint, spec, calibration, check=check, report=report)
         spec = low.describe(spec)
     if not check:
@@ -123,11 +140,11 @@ def export(
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
         raise ExportError(
-            f"there is not enough memory to verify {spec.height}x{spec.width} pixels with {spec.samples} masks; "
+            f"there is not enough memory to verify {spec.input.height}x{spec.input.width} pixels with {options.samples} masks; "
             "try a smaller --size, --batch or --samples, or --no-verify"
         ) from error
     parity.check()
-    spec = replace(spec, verified=True, parity=parity.worst())
+    spec = changed(spec, provenance=changed(spec.provenance, verified=True, parity=parity.worst()))
     return Exported(_write(checkpoint, spec, low), spec, parity, low)
 
 

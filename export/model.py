@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dkcam.spec import VARIANTS
+from dkcam.fields import VARIANTS
+from dkcam.spec import check_values
 
 BLOCKS = (3, 4, 6, 3)
 
@@ -36,14 +37,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
             raise ValueError(f"variant is {self.variant!r}, expected one of {', '.join(VARIANTS)}")
-        if self.classes < 1:
-            raise ValueError(f"classes is {self.classes}, expected 1 or more")
-        if not 0.0 < self.width <= 4.0:
-            raise ValueError(f"width is {self.width}, expected a number above 0 and up to 4")
-        if not 0.0 <= self.mask_ratio < 1.0:
-            raise ValueError(f"mask_ratio is {self.mask_ratio}, expected 0 or more and below 1")
-        if self.grid is not None and (len(self.grid) != 2 or min(self.grid) < 1):
-            raise ValueError(f"grid is {self.grid}, expected two numbers of 1 or more")
+        check_values({"classes": self.classes, "model_width": self.width, "mask_ratio": self.mask_ratio, "grid": self.grid})
 
     @property
     def channels(self) -> int:

@@ -192,14 +192,17 @@ def _judge_choice(
 
     The error of another choice is the difference of the log probabilities, over the largest logit or 1.
     """
-    probabilities, truth = exact.values["probabilities"][at], exact.values["explained"][at]
+    truth = exact.values["explained"][at]
+    # a regressor has none, and its numbers of outputs are as given
+    probabilities = exact.values["probabilities"][at] if "probabilities" in exact.values else np.ones(len(labels))
     scale = max(1.0, float(np.abs(exact.values["logits"][at]).max()))
 
     def gaps(chosen: NDArray[np.int64]) -> Floats:
         valid = (chosen >= 0) & (chosen < len(probabilities))
         levels = np.log(np.maximum(probabilities, LEAST_PROBABILITY))
         gap = np.abs(levels[np.where(valid, chosen, 0)] - levels[truth]) / scale
-        return np.where(chosen == truth, 0.0, np.where(valid & (classes < 0), gap, math.inf))
+        ranked = valid & (classes < 0) & ("probabilities" in exact.values)
+        return np.where(chosen == truth, 0.0, np.where(ranked, gap, math.inf))
 
     errors = gaps(np.asarray(given["explained"][at], np.int64))
     floats = np.max([gaps(answer.values["explained"][at]) for answer in plain], axis=0)

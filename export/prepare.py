@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from dkcam.errors import ExportError
 from dkcam.export.assemble import Wanted, assemble, free_names
+from dkcam.export.checkpoint import Checkpoint
+from dkcam.export.explain.dropkey import Attention
 from dkcam.export.explain.layers import Layer, Layers
-from dkcam.export.explain.scores import class_axis
+from dkcam.export.explain.scores import Behind, class_axis
 from dkcam.export.explain.tasks import Task, find
 from dkcam.export.networks.network import Network
+from dkcam.export.networks.resnet50 import network_of, write_head
 from dkcam.export.passes.picture_in import embed
 from dkcam.export.writer import Dimension, UnknownShape, Writer, shape_of
+from dkcam.fields import OUTPUTS
 from dkcam.printable import printable
-from dkcam.spec import OUTPUTS
 
 DEFAULT_OUTPUTS: Mapping[str, tuple[str, ...]] = {
     "classify": ("logits", "probabilities", "explained", "weights", "heatmap"),
@@ -29,7 +32,7 @@ FIXED = ("image", "classes", "key_mask", *OUTPUTS)
 @dataclass(frozen=True)
 class Prepared:
     """model: with its input ``image`` in place and nothing explained. batch: what the graph has as its first dimension. own: the
-    network's own outputs, by the name they get. classes: how many classes or outputs there are.
+    network's own outputs, by the name they get. classes: how many classes or outputs there are. head: the paper's, where it has one.
     """
 
     model: ir.Model
@@ -39,6 +42,7 @@ class Prepared:
     found: Layers
     own: Mapping[str, ir.Value]
     classes: int
+    head: Attention | None = None
 
     def snapshot(self) -> ir.Model:
         """A copy of the network as it is now."""
@@ -46,7 +50,7 @@ class Prepared:
 
     def write(self, wanted: Wanted) -> ir.Model:
         """Explain it. The model is used up."""
-        assemble(self.model, self.batch, self.task, wanted)
+        assemble(self.model, self.batch, self.task, wanted, self.head)
         return self.model
 
 
@@ -60,7 +64,9 @@ def prepare(network: Network, *, kind: str, task: str, layers: Sequence[str], na
     names = [output.name or f"output_{i}" for i, output in enumerate(outputs)]
     unknown = [name for name in named if name not in names]
     if unknown:
-        raise ExportError(f"--outputs {printable(unknown[0])}: expected some of {', '.join(OUTPUTS)}, or the network's own: {', '.join(names)}")
+        raise ExportError(
+            f"--outputs {printable(unknown[0])}: expected some of {', '.join(OUTPUTS)}, or the network's own: {', '.join(names)}"
+        )
     found_task = find(outputs, task, labels, named)
     free_names(model, FIXED)
     image = embed(Writer(model.graph, model.opset_imports.get("", 18), "picture"), network.image, network.picture, kind)
@@ -74,8 +80,30 @@ def prepare(network: Network, *, kind: str, task: str, layers: Sequence[str], na
     return Prepared(model, shape_of(image)[0], found_task, chosen, found, own, _count(found_task))
 
 
-def with_layers(prepared: Prepared, layers: Sequence[Layer]) -> Prepared:
-    return replace(prepared, layers=tuple(layers))
+def prepare_checkpoint(
+    checkpoint: Checkpoint,
+    *,
+    kind: str,
+    size: tuple[int, int],
+    batch: tuple[int, int],
+    dynamic: tuple[str, ...],
+    samples: int,
+    layers: Sequence[str],
+) -> Prepared:
+    """Our own ResNet-50 with its head, as ``prepare``. samples: DropKey masks. Errors: ExportError."""
+    network = network_of(checkpoint, size, batch, dynamic)
+    model = network.model
+    writer = Writer(model.graph, model.opset_imports.get("", 18))
+    (features,) = network.outputs
+    scores, head = write_head(writer, checkpoint, features, samples)
+    model.graph.outputs.clear()
+    model.graph.outputs.append(scores)
+    free_names(model, FIXED)
+    image = embed(writer, network.image, network.picture, kind)
+    found = Layers(model.graph, image, _sides(network), [scores])
+    chosen = tuple(found.named(name) for name in layers)
+    task = Task("classify", scores, Behind(scores, "Softmax"))
+    return Prepared(model, shape_of(image)[0], task, chosen, found, {}, checkpoint.config.classes, head)
 
 
 def _sides(network: Network) -> tuple[Dimension, Dimension]:

@@ -61,7 +61,7 @@ CHUNK = 2**23  # values of one tensor of copies for the head: 64 MB in float64
 
 @dataclass(frozen=True)
 class Answer:
-    """values: all outputs of ``dkcam.spec.OUTPUTS``. magnitudes: what they are sums of, without signs, which float32's
+    """values: all outputs of a classifier. magnitudes: what they are sums of, without signs, which float32's
     rounding is proportional to: ``logits`` [B, n] Σ|w·z| + |b|, ``weights`` [B, K] the largest mean of |g|, ``heatmap``
     [B, K] the largest Σ|terms|. score: the attention's largest score t·t/√C (0 without attention). scores: all of them
     [B, T, T] or None.
@@ -142,9 +142,9 @@ class Reference:
     def normalise(self, image: NDArray[np.generic]) -> Tensor:
         """Graph input, uint8 [B, H, W, 3] RGB or float [B, 3, H, W], to normalised ``dtype`` [B, 3, H, W]."""
         pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.dtype)
-        if self.spec.input == "tensor":
+        if self.spec.input.kind == "tensor":
             return pixels
-        mean, std = (torch.tensor(v, dtype=self.dtype)[:, None, None] for v in (self.spec.mean, self.spec.std))
+        mean, std = (torch.tensor(v, dtype=self.dtype)[:, None, None] for v in (self.spec.input.mean, self.spec.input.std))
         return (pixels.permute(0, 3, 1, 2) / 255 - mean) / std
 
     def relu_inputs(self, image: NDArray[np.generic]) -> Mapping[int, Tensor]:
@@ -158,7 +158,7 @@ class Reference:
         return found
 
     def run(self, image: NDArray[np.generic], classes: NDArray[np.int64], key_mask: NDArray[np.bool_] | None) -> Arrays:
-        """All outputs of ``dkcam.spec.OUTPUTS``, ``dtype``, for one batch; ``gradient`` only where the spec has it."""
+        """All outputs of a classifier, ``dtype``, for one batch; ``gradient`` only where the spec has it."""
         return self.answer(image, classes, key_mask).values
 
     def answer(
@@ -191,13 +191,13 @@ class Reference:
         chosen = own if explained is None else torch.from_numpy(explained)
         count = len(masks)
         maps = torch.zeros(count, *chosen.shape, *features.shape[2:], dtype=self.dtype)
-        keep = "gradient" in self.spec.outputs
+        keep = "gradient" in self.spec.explanation.outputs
         gradient = torch.zeros(*chosen.shape, *(features.shape[1:] if keep else (0,)), dtype=self.dtype)
         weights = torch.zeros(*chosen.shape, features.shape[1], dtype=self.dtype)
         weight_terms, map_terms = torch.zeros_like(weights), torch.zeros_like(maps[0])
         for m, mask in enumerate(masks):
             for k, g in self._gradients(top, features, mask, chosen):
-                parts = terms(self.spec.method, features.detach().repeat(len(g), 1, 1, 1), g.flatten(0, 1)).view_as(g)
+                parts = terms(self.spec.explanation.method, features.detach().repeat(len(g), 1, 1, 1), g.flatten(0, 1)).view_as(g)
                 some = slice(k, k + len(g))
                 maps[m, :, some] = parts.sum(dim=2).relu().transpose(0, 1)
                 map_terms[:, some] += parts.abs().sum(dim=2).transpose(0, 1) / count
@@ -233,7 +233,7 @@ class Reference:
             self._leaf, self._passed = out.detach().requires_grad_(), (0, 0)
             return self._leaf
 
-        hook = self.model.get_submodule(self.spec.layer).register_forward_hook(cut)
+        hook = self.model.get_submodule(self.spec.explanation.layers[0]).register_forward_hook(cut)
         try:
             top = self.model.backbone(x)
         finally:

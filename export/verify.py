@@ -20,7 +20,8 @@ from dkcam.export.model import scaled
 from dkcam.export.parity import Parity, Row, judge, worse
 from dkcam.export.pictures import Pictures
 from dkcam.export.reference import Reference
-from dkcam.spec import STRIDE, ModelSpec
+from dkcam.export.sizes import STRIDE
+from dkcam.spec import ModelSpec
 
 PER_CLASS = {"explained", "weights", "heatmap", "heatmap_std", "gradient"}
 RUNS = 4  # of a graph that explains a fixed number of classes, for one batch of pictures
@@ -36,10 +37,10 @@ def verify(data: bytes, checkpoint: Checkpoint, spec: ModelSpec, calibration: Pi
     engine = open_bytes(data, "the new file")
     exact, plain = Reference(checkpoint.module(), spec), Reference(checkpoint.module(), spec, dtype=torch.float32)
     probe = open_bytes(write_graph(checkpoint, spec, probes=True), "the probe") if _crosses_backbone(spec) else None
-    height, width = spec.height, spec.width
-    if "size" in spec.dynamic:
-        height, width = height + 32, width + 64  # a size the graph was not described with
-    batch = min(spec.batch[1], 2) if "batch" in spec.dynamic else spec.batch[0]
+    height, width = spec.input.height, spec.input.width
+    if "size" in spec.input.dynamic:
+        height, width = height + STRIDE, width + 2 * STRIDE  # a size the graph was not described with
+    batch = min(spec.input.batch[1], 2) if "batch" in spec.input.dynamic else spec.input.batch[0]
     rng = np.random.default_rng(0)
     count = -(-max(len(CONDITIONS), batch) // batch) * batch
     if calibration is None:
@@ -55,11 +56,11 @@ def verify(data: bytes, checkpoint: Checkpoint, spec: ModelSpec, calibration: Pi
     deal = deal_classes(rng, spec, batch, height, width)
     for start in range(0, count, batch):
         kinds = [kind for kind, _ in pictures[start : start + batch]]
-        image = graph_input(np.stack([picture for _, picture in pictures[start : start + batch]]), spec)
+        image = graph_input(np.stack([picture for _, picture in pictures[start : start + batch]]), spec.input)
         classes = next(deal)
         given = _run(engine, image, classes, mask)
         if probe is not None:
-            seen = probe.run(image, classes[: spec.explain or 1], mask)
+            seen = probe.run(image, classes[: spec.explanation.count or 1], mask)
             exact.single = plain.relu_inputs(image)
             exact.seen = plain.seen = [seen[f"relu_{i}"] for i in range(sum(name.startswith("relu_") for name in seen))]
         chosen = np.clip(given["explained"], 0, len(spec.labels) - 1) if "explained" in given else None
@@ -71,15 +72,15 @@ def verify(data: bytes, checkpoint: Checkpoint, spec: ModelSpec, calibration: Pi
         if truth.scores is not None:
             score_error = max(score_error, *(float(np.abs(truth.scores - single.scores).max()) for single in singles))
         for at, kind in enumerate(kinds):
-            for name in spec.outputs:
+            for name in spec.explanation.outputs:
                 row = judge(name, kind, given, truth, singles, classes, spec.labels, at)
                 rows[name, kind] = worse(rows.get((name, kind)), row)
-        if PER_CLASS & set(spec.outputs):
+        if PER_CLASS & set(spec.explanation.outputs):
             judged |= set(followed.ravel().tolist())
         for k, wanted in enumerate(classes.tolist() if "heatmap" in given else []):
             maps.setdefault(wanted, []).extend(given["heatmap"][:, k])
     counts = {kind: sum(kind == other for other, _ in pictures) for kind in dict(pictures)}
-    ordered = tuple(rows[name, kind] for name in spec.outputs for kind in counts)
+    ordered = tuple(rows[name, kind] for name in spec.explanation.outputs for kind in counts)
     return Parity(ordered, dependence(maps), exact.kinks, exact.units, score, score_error, counts, len(judged))
 
 
@@ -90,14 +91,14 @@ def deal_classes(rng: np.random.Generator, spec: ModelSpec, batch: int, height: 
     graph that explains exactly K, a multiple of K.
     """
     count = len(spec.labels)
-    if not PER_CLASS & set(spec.outputs):
+    if not PER_CLASS & set(spec.explanation.outputs):
         while True:
             yield np.array([-1])
-    masks, fixed = max(spec.samples, 1), spec.explain
+    masks, fixed = spec.masks.samples if spec.masks else 1, spec.explanation.count
     tokens = (height // STRIDE) * (width // STRIDE)
     number = BACKBONE_GRADIENTS // masks
     if not _crosses_backbone(spec):
-        number = min(HEAD_GRADIENTS // masks, MOST_VALUES // (masks * batch * tokens * 4 * scaled(512, spec.model_width)))
+        number = min(HEAD_GRADIENTS // masks, MOST_VALUES // (masks * batch * tokens * 4 * scaled(512, spec.network.model_width)))
     number = max(number, 2)
     if fixed is not None:
         number = min(max(number, fixed), RUNS * fixed)
@@ -114,14 +115,16 @@ def deal_classes(rng: np.random.Generator, spec: ModelSpec, batch: int, height: 
 
 def _run(engine: Engine, image: NDArray[Any], classes: NDArray[np.int64], mask: NDArray[np.bool_] | None) -> Outputs:
     """All classes at once, or as many at a time as the graph explains."""
-    fixed = engine.spec.explain or len(classes)
+    fixed = engine.spec.explanation.count or len(classes)
     parts = [engine.run(image, classes[start : start + fixed], mask) for start in range(0, len(classes), fixed)]
     return {name: np.concatenate([part[name] for part in parts], 1) if name in PER_CLASS else parts[0][name] for name in parts[0]}
 
 
 def _crosses_backbone(spec: ModelSpec) -> bool:
     """Whether a gradient passes convolutions on its way to the layer; from layer4's output to the scores there is none."""
-    return spec.layer != "layer4" and bool(set(spec.outputs) & {"weights", "heatmap", "heatmap_std", "gradient"})
+    return spec.explanation.layers[0] != "layer4" and bool(
+        set(spec.explanation.outputs) & {"weights", "heatmap", "heatmap_std", "gradient"}
+    )
 
 
 def dependence(maps: Mapping[int, Sequence[NDArray[np.generic]]]) -> float | None:

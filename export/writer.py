@@ -5,7 +5,10 @@ The one way in which a pass, a rule or a method adds to a network. Values are ``
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,7 @@ from onnx.reference import ReferenceEvaluator
 Dimension = int | str
 Array = NDArray[Any]
 
-FOLDED = 1 << 16  # values: larger constants stay nodes on what the file holds already, and the runtime folds them when it loads
+FOLDED = 1 << 12  # values: larger constants stay nodes on what the file holds already, and the runtime folds them when it loads
 DATA = 64  # values: longer constants say nothing about shapes
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
 
@@ -52,6 +55,39 @@ def rank_of(value: ir.Value) -> int:
 def array_of(value: ir.Value | None) -> Array | None:
     """A constant's numbers, None for anything else."""
     return None if value is None or value.const_value is None else value.const_value.numpy()
+
+
+def factors(dimension: Dimension) -> tuple[Fraction, Counter[str]]:
+    """A dimension as a number times names: "height*width/1024" → 1/1024, {height, width}. A name with any other arithmetic is one."""
+    if isinstance(dimension, int):
+        return Fraction(dimension), Counter()
+    if set("()+-% ,").intersection(dimension) or "**" in dimension or "//" in dimension:
+        return Fraction(1), Counter([dimension])
+    number, names = Fraction(1), Counter[str]()
+    for part in dimension.split("*"):
+        name, *below = part.split("/")
+        if not all(one.isdecimal() for one in below):
+            return Fraction(1), Counter([dimension])
+        number /= math.prod(int(one) for one in below)
+        if name.isdecimal():
+            number *= int(name)
+        else:
+            names[name] += 1
+    return number, names
+
+
+def product_of(dimensions: Sequence[Dimension]) -> tuple[Fraction, Counter[str]]:
+    """How many numbers there are, as a number times names."""
+    parts = [factors(dimension) for dimension in dimensions]
+    return math.prod((number for number, _ in parts), start=Fraction(1)), sum((names for _, names in parts), Counter())
+
+
+def dimension_of(number: Fraction, names: Counter[str]) -> Dimension:
+    """The dimension that ``factors`` takes apart."""
+    if not names:
+        return int(number)
+    above = [str(number.numerator)] if number.numerator != 1 else []
+    return "*".join([*above, *sorted(names.elements())]) + (f"/{number.denominator}" if number.denominator != 1 else "")
 
 
 class Writer:
@@ -209,25 +245,15 @@ class Writer:
 
     @staticmethod
     def _completed(value: ir.Value, sizes: list[Dimension]) -> list[Dimension]:
-        """A wanted shape with its −1 worked out, where it can be."""
+        """A wanted shape with its −1 worked out, where it can be: the number and names that the rest of the shape lacks."""
         if -1 not in sizes:
             return sizes
-        have, rest = shape_of(value), [d for d in sizes if d != -1]
-        for dimension in list(rest):
-            if dimension in have:
-                have.remove(dimension)
-                rest.remove(dimension)
-        numbers, others = [d for d in have if isinstance(d, int)], [d for d in have if isinstance(d, str)]
-        wanted, names = [d for d in rest if isinstance(d, int)], [d for d in rest if isinstance(d, str)]
-        if not others and not names and 0 not in wanted:
-            left: Dimension = int(np.prod(numbers, dtype=np.int64)) // int(np.prod(wanted, dtype=np.int64))
-        elif len(others) == 1 and not names and np.prod(numbers, dtype=np.int64) == np.prod(wanted, dtype=np.int64):
-            left = others[0]
-        elif not names and len(wanted) == 0:
-            left = "*".join(map(str, have))  # a product of free dimensions: known by its name
-        else:
+        number, names = product_of(shape_of(value))
+        wanted, others = product_of([size for size in sizes if size != -1])
+        if wanted == 0 or not others <= names or (names == others and (number / wanted).denominator != 1):
             return sizes
-        return [left if d == -1 else d for d in sizes]
+        left = dimension_of(number / wanted, names - others)
+        return [left if size == -1 else size for size in sizes]
 
     def expand(self, value: ir.Value, *parts: int | Sequence[int] | ir.Value) -> ir.Value:
         """Broadcast to numbers and vectors from ``dims``; 1 keeps a dimension."""

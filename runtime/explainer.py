@@ -19,7 +19,7 @@ from dkcam.errors import InputError, ModelFileError
 from dkcam.runtime.explanation import Explanation, OnGpu
 from dkcam.runtime.geometry import Fit
 from dkcam.runtime.gpu import GpuBatch, GpuFrame, GpuInput, GpuKernels, is_on_gpu
-from dkcam.runtime.kernels import network_input
+from dkcam.runtime.kernels import network_input, network_tensor
 from dkcam.spec import ModelSpec
 
 Classes = Sequence["str | int"]  # labels or numbers; −1 is the top class, −2 the runner-up
@@ -60,14 +60,14 @@ class Explainer:
 
     def __init__(self, engine: Engine, *, explain: Classes = (-1,), resize: str | None = None, seed: int = 0) -> None:
         spec = engine.spec
-        if "batch" not in spec.dynamic and spec.batch[0] != 1:
+        if "batch" not in spec.input.dynamic and spec.input.batch[0] != 1:
             raise ModelFileError(
-                f"this model takes batches of {spec.batch[0]}; for single frames export it with --batch 1 or --dynamic batch"
+                f"this model takes batches of {spec.input.batch[0]}; for single frames export it with --batch 1 or --dynamic batch"
             )
-        missing = {"probabilities", "explained", "heatmap"} - set(spec.outputs)
+        missing = {"probabilities", "explained", "heatmap"} - set(spec.explanation.outputs)
         if missing:
             raise ModelFileError(f"this model was exported without {', '.join(sorted(missing))}; leave --outputs out, or name them too")
-        self.engine, self.spec, self.resize = engine, spec, resize or spec.resize
+        self.engine, self.spec, self.resize = engine, spec, resize or spec.input.resize
         self.classes = np.array(class_numbers(spec, explain), np.int64)
         self._mask = draw_masks(spec, np.random.default_rng(seed))
         self._gpu = GpuKernels.of(engine.cuda)
@@ -88,7 +88,7 @@ class Explainer:
 
     def prepare(self, frame: Any) -> Prepared:
         """What comes before inference: resize and colour order, safe to run in another thread. On a GPU the frame goes up."""
-        spec, on_gpu = self.spec, is_on_gpu(frame)
+        way, on_gpu = self.spec.input, is_on_gpu(frame)
         if on_gpu and self._gpu is None:
             raise InputError(
                 f"frame is in GPU memory, and {self.engine.device} takes numpy arrays here; a TensorRT engine, and dkcam "
@@ -99,21 +99,26 @@ class Explainer:
                 check_frame(frame)
             taken = self._gpu.take(frame) if on_gpu else None
             height, width = (taken.height, taken.width) if taken else frame.shape[:2]
-            fit = Fit(height, width, spec.height, spec.width, self.resize)
-            if self._gpu.can_shrink(height, width, fit):
+            fit = self._fit(height, width)
+            if self._gpu.can_shrink(height, width, fit) and self._gpu.can_make(way):
                 taken = taken or self._gpu.take(frame)
-                return Prepared(self._gpu.image(taken, fit, spec), fit, taken)
+                return Prepared(self._gpu.image(taken, fit, way), fit, taken)
+            if on_gpu and not self._gpu.can_make(way):
+                raise InputError(f"frame is in GPU memory, and this model takes {way.channels} tensors, which are made on the host alone")
             if on_gpu:
-                raise InputError(f"frame is {height}x{width} in GPU memory, expected {spec.height}x{spec.width} pixels or more")
+                raise InputError(f"frame is {height}x{width} in GPU memory, expected {way.height}x{way.width} pixels or more")
         return self.prepare_on_host(frame)
 
     def prepare_on_host(self, frame: NDArray[np.uint8]) -> Prepared:
         """As ``prepare``, by the processor."""
         check_frame(frame)
-        spec = self.spec
-        fit = Fit(frame.shape[0], frame.shape[1], spec.height, spec.width, self.resize)
-        normalise = (spec.mean, spec.std) if spec.input == "tensor" else None
-        return Prepared(network_input(frame, fit, normalise=normalise)[None], fit)
+        way = self.spec.input
+        fit = self._fit(frame.shape[0], frame.shape[1])
+        made = network_input(frame, fit, way.fill) if way.kind == "rgb8" else network_tensor(frame, fit, way)
+        return Prepared(made[None], fit)
+
+    def _fit(self, height: int, width: int) -> Fit:
+        return Fit(height, width, self.spec.input.height, self.spec.input.width, self.resize)
 
     def infer(self, prepared: Prepared, classes: Classes | None = None, *, masks: bool = True) -> Explanation:
         """Run the engine on a prepared frame. See ``infer_many``."""
@@ -127,7 +132,7 @@ class Explainer:
         """
         chosen = self.classes if classes is None else np.array(class_numbers(self.spec, classes), np.int64)
         mask = self._mask if masks or self._mask is None else np.zeros_like(self._mask)
-        most = self.spec.batch[1] if "batch" in self.spec.dynamic else 1
+        most = self.spec.input.batch[1] if "batch" in self.spec.input.dynamic else 1
         found: list[Explanation] = []
         for start in range(0, len(prepared), most):
             part = prepared[start : start + most]
@@ -150,11 +155,11 @@ class Explainer:
 
     def prepared_from(self, inputs: NDArray[Any], height: int, width: int) -> Prepared:
         """The way back from ``inputs`` of a frame of height x width pixels. Errors: InputError for another shape."""
-        spec = self.spec
-        shape = (1, spec.height, spec.width, 3) if spec.input == "rgb8" else (1, 3, spec.height, spec.width)
+        way = self.spec.input
+        shape = (1, way.height, way.width, 3) if way.kind == "rgb8" else (1, way.planes, way.height, way.width)
         if inputs.shape != shape:
             raise InputError(f"the input is {list(inputs.shape)}, this model takes {list(shape)}")
-        return Prepared(inputs, Fit(height, width, spec.height, spec.width, self.resize))
+        return Prepared(inputs, self._fit(height, width))
 
     def _said(self, outputs: Outputs, which: int, prepared: Prepared) -> Explanation:
         spread = outputs.get("heatmap_std")
@@ -172,7 +177,7 @@ class Explainer:
     def warm_up(self) -> float:
         """One inference on a black frame; returns its seconds."""
         start = time.perf_counter()
-        self(np.zeros((self.spec.height, self.spec.width, 3), np.uint8))
+        self(np.zeros((self.spec.input.height, self.spec.input.width, 3), np.uint8))
         return time.perf_counter() - start
 
 

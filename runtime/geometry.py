@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from dkcam.cells import Area, interpolation, peak
 from dkcam.errors import InputError
+from dkcam.fields import RESIZE_MODES
 from dkcam.rendered import Box
-from dkcam.spec import RESIZE_MODES
 
 PAD_GREY = 114  # letterbox bars, 0..255
 

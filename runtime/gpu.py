@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from dkcam.engines.cuda import Cuda, Memory, Pinned
 from dkcam.errors import EngineError, InputError
 from dkcam.runtime import kernels
-from dkcam.runtime.geometry import PAD_GREY, Fit
-from dkcam.spec import ModelSpec
+from dkcam.runtime.geometry import Fit
+from dkcam.spec import InputSpec
 
 MOST_SHRINK = 126  # of the CUDA kernels, a side
 KEPT = 8  # unused frame buffers of one size
@@ -91,6 +91,11 @@ class GpuKernels:
         sides = ((part.bottom - part.top, part.height), (part.right - part.left, part.width))
         return all(smaller <= larger <= smaller * MOST_SHRINK for larger, smaller in sides)
 
+    @staticmethod
+    def can_make(way: InputSpec) -> bool:
+        """Whether the kernels make this kind of input: uint8, or planes in the order R, G, B."""
+        return way.kind == "rgb8" or way.channels == "rgb"
+
     def take(self, frame: Any) -> GpuFrame:
         """A frame's place on the GPU: of numpy arrays a copy on its way there, of GPU arrays the array itself.
 
@@ -136,9 +141,9 @@ class GpuKernels:
             self._cuda.follow(stream)
         return GpuFrame(pointer, strides[0], height, width, frame)
 
-    def image(self, frame: GpuFrame, fit: Fit, spec: ModelSpec) -> GpuInput:
+    def image(self, frame: GpuFrame, fit: Fit, way: InputSpec) -> GpuInput:
         """The network's input, to be made in the engine's own memory."""
-        return GpuInput(self._cuda, self._native, frame, fit, spec)
+        return GpuInput(self._cuda, self._native, frame, fit, way)
 
     def overlay(
         self, frame: GpuFrame, heatmaps: NDArray[np.float32], fit: Fit, tables: NDArray[np.uint32], *, tint: bool
@@ -174,35 +179,35 @@ class GpuInput:
     native: Any
     frame: GpuFrame
     fit: Fit
-    spec: ModelSpec
+    way: InputSpec
 
     @property
     def shape(self) -> tuple[int, ...]:
         size = self.fit.height, self.fit.width
-        return (1, *size, 3) if self.spec.input == "rgb8" else (1, 3, *size)
+        return (1, *size, 3) if self.way.kind == "rgb8" else (1, 3, *size)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return np.dtype(np.uint8 if self.spec.input == "rgb8" else np.float32)
+        return np.dtype(np.uint8 if self.way.kind == "rgb8" else np.float32)
 
     def write(self, pointer: int) -> None:
         """Put the work on the stream. Errors: EngineError."""
-        part, fit, frame, spec = self.fit.part, self.fit, self.frame, self.spec
+        part, fit, frame, way = self.fit.part, self.fit, self.frame, self.way
         source = frame.pointer + part.top * frame.stride + 3 * part.left, frame.stride, part.bottom - part.top, part.right - part.left
         whole, pixels = (part.height, part.width) == (fit.height, fit.width), fit.height * fit.width
         first = part.to_top * fit.width + part.to_left
-        if spec.input == "rgb8":
+        if way.kind == "rgb8":
             if not whole:
-                self.cuda.fill(pointer, PAD_GREY, 3 * pixels, 8)
+                self.cuda.fill(pointer, way.fill, 3 * pixels, 8)
             out = pointer + 3 * first, 3 * fit.width, part.height, part.width
             _launch(self.native.cuda_shrink, source, out, self.cuda.stream)
             return
+        mean, std = way.of_unit
         if not whole:
             for c in range(3):
-                grey = (np.float32(PAD_GREY) / np.float32(255) - np.float32(spec.mean[c])) / np.float32(spec.std[c])
+                grey = (np.float32(way.fill) / np.float32(255) - np.float32(mean[c])) / np.float32(std[c])
                 self.cuda.fill(pointer + 4 * c * pixels, int(np.float32(grey).view(np.uint32)), pixels, 32)
         size, strides = (part.height, part.width), (pixels, fit.width)
-        mean, std = tuple(spec.mean), tuple(spec.std)
         _launch(self.native.cuda_shrink_normalised, source, pointer + 4 * first, strides, size, mean, std, self.cuda.stream)
 
 

@@ -18,7 +18,6 @@ from dkcam.errors import InputError, ModelFileError
 from dkcam.runtime.explainer import Classes, Explainer, Explains, Prepared, check_frame, class_numbers
 from dkcam.runtime.explanation import Explanation
 from dkcam.runtime.geometry import Fit
-from dkcam.spec import STRIDE
 
 MOST_AT_ONCE = 16  # classes explained in one run, as TensorRT profiles allow
 OVERLAP = 0.25  # of a window's side with its neighbour's
@@ -45,7 +44,7 @@ class GridExplainer:
     def __init__(self, explainer: Explainer, rows: int, columns: int, background: str | None = None) -> None:
         if rows < 1 or columns < 1:
             raise InputError(f"the grid is {rows}x{columns}, expected 1x1 or more")
-        if explainer.spec.explain is not None:
+        if explainer.spec.explanation.count is not None:
             raise ModelFileError("a grid explains the frame's top class in every window; export the model without --classes")
         self.engine, self.spec = explainer.engine, explainer.spec
         self._explainer, self._rows, self._columns = explainer, rows, columns
@@ -110,9 +109,14 @@ class GridExplainer:
             explained=np.array(asked, np.int64),
             heatmap=heat,
             heatmap_std=self._laid_out(tiles, second, asked, spreads) if spreads else None,
-            fit=Fit(*tiles.frame, heat.shape[1] * STRIDE, heat.shape[2] * STRIDE),
+            fit=Fit(*tiles.frame, *self._whole_input(second[0], heat)),
             device=self.engine.device,
         )
+
+    def _whole_input(self, window: Explanation, heat: NDArray[np.float32]) -> tuple[int, int]:
+        """Height and width of an input that shows the whole frame in cells as large as a window's."""
+        way, (rows, columns) = self.spec.input, window.heatmap.shape[1:]
+        return round(heat.shape[1] * way.height / rows), round(heat.shape[2] * way.width / columns)
 
     def _merged(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
         merged = probabilities.max(0)

@@ -15,7 +15,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dkcam.engines.engine import graph_input
 from dkcam.runtime.geometry import PAD_GREY, Fit
+from dkcam.spec import InputSpec
 
 _import_error = ""
 try:
@@ -76,22 +78,30 @@ def shrink_normalised(frame: Picture, out: NDArray[np.float32], mean: tuple[floa
     out[:] = ((rgb / np.float32(255) - np.array(mean, np.float32)) / np.array(std, np.float32)).transpose(2, 0, 1)
 
 
-def network_input(frame: Picture, fit: Fit, *, normalise: tuple[tuple[float, ...], tuple[float, ...]] | None = None) -> NDArray[np.generic]:
-    """A frame uint8 [H, W, 3] BGR at network size: uint8 [h, w, 3] RGB, or with ``normalise`` (mean, std) float32 [3, h, w]."""
+def network_input(frame: Picture, fit: Fit, fill: int = PAD_GREY) -> Picture:
+    """A frame uint8 [H, W, 3] BGR at network size, uint8 [h, w, 3] RGB. fill: grey of a letterbox's bars."""
     part = fit.part
+    picture = np.empty((fit.height, fit.width, 3), np.uint8)
+    if (part.height, part.width) != (fit.height, fit.width):
+        picture[:] = fill
     cut = frame[part.top : part.bottom, part.left : part.right]
-    rows, columns = slice(part.to_top, part.to_top + part.height), slice(part.to_left, part.to_left + part.width)
-    whole = (part.height, part.width) == (fit.height, fit.width)
-    if normalise is None:
-        picture = np.empty((fit.height, fit.width, 3), np.uint8) if whole else np.full((fit.height, fit.width, 3), PAD_GREY, np.uint8)
-        shrink(cut, picture[rows, columns])
-        return picture
-    mean, std = normalise
+    shrink(cut, picture[part.to_top : part.to_top + part.height, part.to_left : part.to_left + part.width])
+    return picture
+
+
+def network_tensor(frame: Picture, fit: Fit, way: InputSpec) -> NDArray[np.float32]:
+    """A frame uint8 [H, W, 3] BGR at network size, normalised: float32 [C, h, w] in the order of ``way.channels``."""
+    if way.channels == "gray":
+        return np.asarray(graph_input(network_input(frame, fit, way.fill)[None], way)[0], np.float32)
+    part, (mean, std) = fit.part, way.of_unit
+    if way.channels == "bgr":
+        mean, std = mean[::-1], std[::-1]
     planes = np.empty((3, fit.height, fit.width), np.float32)
-    if not whole:
-        planes[:] = ((np.float32(PAD_GREY) / 255 - np.array(mean, np.float32)) / np.array(std, np.float32))[:, None, None]
-    shrink_normalised(cut, planes[:, rows, columns], mean, std)
-    return planes
+    if (part.height, part.width) != (fit.height, fit.width):
+        planes[:] = ((np.float32(way.fill) / 255 - np.array(mean, np.float32)) / np.array(std, np.float32))[:, None, None]
+    cut = frame[part.top : part.bottom, part.left : part.right]
+    shrink_normalised(cut, planes[:, part.to_top : part.to_top + part.height, part.to_left : part.to_left + part.width], mean, std)
+    return planes if way.channels == "rgb" else np.ascontiguousarray(planes[::-1])
 
 
 def overlay(frame: Picture, heatmaps: NDArray[np.float32], fit: Fit, tables: NDArray[np.uint32], *, tint: bool) -> Picture:

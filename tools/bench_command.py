@@ -120,8 +120,9 @@ def _has_torch() -> bool:
 def _described(graphs: Graphs) -> dict[str, Any]:
     engine = graphs.open(graphs.fp32)
     spec = engine.spec
-    text = f"{spec.variant}, width {spec.model_width:g}, {spec.height}x{spec.width}, {len(spec.labels)} classes on {engine.device}"
-    random = graphs.checkpoint is not None and not spec.checkpoint_sha256
+    network, size = spec.network, f"{spec.input.height}x{spec.input.width}"
+    text = f"{network.variant}, width {network.model_width:g}, {size}, {len(spec.labels)} classes on {engine.device}"
+    random = graphs.checkpoint is not None and not spec.provenance.sha256
     return {"text": text + (", random weights" if random else ""), "device": engine.device, "spec": json.loads(spec.to_json())}
 
 

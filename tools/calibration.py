@@ -46,7 +46,7 @@ def read_calibration(path: Path, spec: ModelSpec, *, windows: bool = False, grid
     try:
         for frame, source in frames:
             for part in [frame] if grid is None else grid_windows(frame, *grid):
-                fit = Fit(part.shape[0], part.shape[1], spec.height, spec.width, spec.resize)
+                fit = Fit(part.shape[0], part.shape[1], spec.input.height, spec.input.width, spec.input.resize)
                 images.append(np.asarray(network_input(part, fit), np.uint8))
                 sources.append(source)
             if len(images) >= MOST:
@@ -82,7 +82,7 @@ class _AnyClass:
 def _windows(dataset: Dataset, spec: ModelSpec) -> Frames:
     labels, before = _AnyClass(), 0
     for seed in range(ROUNDS):
-        found: list[Sample] = list(samples(dataset, labels, Windows(spec.height, spec.width, seed=seed)))
+        found: list[Sample] = list(samples(dataset, labels, Windows(spec.input.height, spec.input.width, seed=seed)))
         yield from ((sample.image, sample.name) for sample in found)
         before += len(found)
         if before >= MOST:

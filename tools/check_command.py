@@ -103,7 +103,7 @@ def main(
             raise DataError(f"{against} has other classes than {model or 'the model'}; compare models of the same classes")
         check_classes(rules, spec.labels)
         labels = Labels(rules, spec.labels, found)
-        size = Windows(spec.height, spec.width) if windows else None
+        size = Windows(spec.input.height, spec.input.width) if windows else None
         shown = plain_samples(found, source, max_pictures) if source else samples(found, labels, size)
         with _progress(source.count if source else _boxes(found, labels)) as advance:
             measured = measure(explainer, shown, rules, against=second, advance=advance)

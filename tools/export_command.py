@@ -189,7 +189,8 @@ def _build(data: bytes, source: Path, engine_file: Path, batch: tuple[int, int, 
         f"{name} {' to '.join(str(v) for v in dict.fromkeys((values[0], values[2])))}"
         for name, values in (("batch", plan.profile.batch), ("height", plan.profile.height), ("width", plan.profile.width))
     )
-    echo(f"{source} → {engine_file}: {library.flavour} {library.version}, {plan.spec.precision}, {shapes}, {len(plan.data) / 1e6:.1f} MB")
+    precision, size = plan.spec.provenance.precision, len(plan.data) / 1e6
+    echo(f"{source} → {engine_file}: {library.flavour} {library.version}, {precision}, {shapes}, {size:.1f} MB")
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
@@ -217,7 +218,7 @@ def _print(exported: Exported, model: Path, target: Path) -> None:
     else:
         echo("Not verified (--no-verify); the file says so.")
     if exported.low is not None and exported.low.fidelity is not None:
-        _print_fidelity(exported.low.fidelity, spec.precision)
+        _print_fidelity(exported.low.fidelity, spec.provenance.precision)
         if exported.low.rendered:
             echo("Calibrated and judged on rendered scenes; --calibration with pictures of your own says what holds there.")
         if exported.low.kept:
@@ -225,11 +226,12 @@ def _print(exported: Exported, model: Path, target: Path) -> None:
             echo(f"{len(exported.low.kept)} layers with {share:.0%} of all multiplications stay in float32:")
         for layer in exported.low.kept:
             echo(f"{layer.name} stays in float32: in int8 it alone costs {layer.harm:.4f}; it has {layer.share:.1%} of all multiplications")
-    size = f"{spec.height}x{spec.width}" + (" (free)" if "size" in spec.dynamic else "")
-    kind = spec.precision + (f" for {spec.target}" if spec.target != "any" else "")
+    size = f"{spec.input.height}x{spec.input.width}" + (" (free)" if "size" in spec.input.dynamic else "")
+    made, explained = spec.provenance, spec.explanation
+    kind = made.precision + (f" for {made.target}" if made.target != "any" else "")
     echo(
-        f"{model} → {target}: {spec.variant}, {len(spec.labels)} classes, {size}, {spec.layer}, {spec.method}, {kind}, "
-        f"{len(exported.data) / 1e6:.1f} MB"
+        f"{model} → {target}: {spec.network.variant}, {len(spec.labels)} classes, {size}, {', '.join(explained.layers)}, "
+        f"{explained.method}, {kind}, {len(exported.data) / 1e6:.1f} MB"
     )
 
 

@@ -17,8 +17,9 @@ from typing import Any
 from dkcam.engines.tensorrt.library import Gpu, Library
 from dkcam.engines.tensorrt.profile import Profile
 from dkcam.errors import EngineError, ModelFileError
+from dkcam.fields import LONGEST_SIDE
 from dkcam.files import check_target, exists, read_file, write_file
-from dkcam.spec import LONGEST_SIDE, ModelSpec
+from dkcam.spec import ModelSpec
 
 FORMAT = "dkcam-engine-2"  # 1 had no hash of the description
 MOST_SIDECAR = 16 << 20  # bytes
@@ -53,9 +54,9 @@ def write_engine(path: Path, plan: Plan, library: Library, gpu: Gpu | None, *, p
         "gpu": asdict(gpu) if gpu and library.flavour == "tensorrt" else None,  # TensorRT-RTX's plans are for any GPU it supports
         "profile": asdict(plan.profile),
         "dla": plan.dla,
-        "precision": plan.spec.precision,
-        "parity": dict(plan.spec.parity),
-        "fidelity": dict(plan.spec.fidelity),
+        "precision": plan.spec.provenance.precision,
+        "parity": dict(plan.spec.provenance.parity),
+        "fidelity": dict(plan.spec.provenance.fidelity),
         "spec": json.loads(plan.spec.to_json()),
     }
     document["description_sha256"] = _own_hash(document)

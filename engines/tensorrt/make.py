@@ -31,7 +31,7 @@ def make_engine(
     where TensorRT is missing, refuses the graph or runs out of memory; the files that were there stay.
     """
     library, gpu, spec = load_tensorrt(), find_gpu(), read_spec(data, source)
-    if spec.target == "cpu":
+    if spec.provenance.target == "cpu":
         raise EngineError(f"{source} is an int8 file for CPUs, whose activations TensorRT refuses; export it with --target gpu")
     if library.flavour == "tensorrt" and gpu is None:
         raise EngineError("TensorRT builds for the GPU it runs on, and there is none here; build on the target machine")

@@ -41,6 +41,7 @@ class Subject:
     labels: Sequence[str]
     count: int | None
     classes: int
+    per_image: bool = False
 
 
 def verify_graph(data: bytes, subject: Subject, batches: Sequence[tuple[Sequence[str], NDArray[np.generic]]], run: Run) -> Parity:

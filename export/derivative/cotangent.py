@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from dkcam.export.writer import Dimension, UnknownShape, Writer, rank_of, shape_of
+from dkcam.export.writer import Dimension, UnknownShape, Writer, array_of, rank_of, shape_of
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,14 @@ def spread(writer: Writer, whole: ir.Value, axis: int, size: Dimension, like: ir
     return writer.expand(whole, [1] * (axis + 1), writer.dims(like, axis, axis + 1), after)
 
 
-def unbroadcast(writer: Writer, cotangent: Cotangent, out: ir.Value, source: ir.Value) -> Cotangent:
-    """The cotangent of ``source``, which was broadcast to the shape of ``out``: sums over the axes that were repeated."""
+def unbroadcast(writer: Writer, cotangent: Cotangent, out: ir.Value, source: ir.Value, own: int = 0) -> Cotangent:
+    """The cotangent of ``source``, which was broadcast to the shape of ``out``: sums over the axes that were repeated.
+
+    own: so many axes at the end are already those of ``source`` (a matrix product's).
+    """
     outer, inner = shape_of(out), shape_of(source)
     rank, lead = len(outer), len(outer) - len(inner)
+    outer[rank - own :] = inner[len(inner) - own :]
     axes = [a for a in range(rank) if a < lead or (inner[a - lead] == 1 and outer[a] != 1)]
     for a in range(lead, rank):
         if a not in axes:
@@ -122,3 +126,15 @@ def merge(writer: Writer, cotangents: list[Cotangent]) -> Cotangent:
     for one in parts[1:]:
         whole = writer.add(whole, one.whole(writer))
     return Cotangent(whole)
+
+
+def chosen_rows(whole: ir.Value) -> ir.Value | None:
+    """Class numbers int64 [K, …] where ``whole`` [K, …, n] is a one-hot seed, None for anything else.
+
+    Its product with a matrix [n, m] is then the matrix's rows, picked by a Gather. A cotangent is one-hot only as a task's seed.
+    """
+    node = whole.producer()
+    if node is None or node.op_type != "OneHot" or ("axis" in node.attributes and node.attributes["axis"].as_int() != -1):
+        return None
+    off_on = array_of(node.inputs[2])
+    return node.inputs[0] if off_on is not None and off_on.tolist() == [0, 1] else None

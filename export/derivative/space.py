@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -77,6 +78,21 @@ def windows_of(step: Step, kernel: Sequence[int]) -> Windows:
     return found
 
 
+def pooled(step: Step) -> Windows:
+    """A pooling's windows. Errors: UnsupportedOperator, also where runtimes differ from ONNX's definition."""
+    windows, sizes = windows_of(step, step.attribute("kernel_shape", [1])), shape_of(step.x)[2:]
+    expected = outputs_of(windows, sizes)
+    agree(step, expected)
+    for axis, (size, count) in enumerate(zip(sizes, expected, strict=True)):
+        stride, reach = windows.strides[axis], windows.reach[axis]
+        short = isinstance(size, int) and isinstance(count, int) and (count - 1) * stride + reach < size
+        if step.attribute("auto_pad", "NOTSET").startswith("SAME") and (reach != windows.kernel[axis] or short):
+            raise step.refuse("auto_pad SAME with dilations, or with gaps between windows: runtimes pad that in other ways than ONNX says")
+        if windows.ceil and isinstance(size, str) and reach < stride + windows.ends[axis]:
+            raise step.refuse("ceil_mode over a free size: a last window that would begin in the padding is left out; fix the size")
+    return windows
+
+
 def outputs_of(windows: Windows, sizes: Sequence[Dimension]) -> list[Dimension | None]:
     """How many windows fit along each axis of space; None where its size is free."""
     found: list[Dimension | None] = []
@@ -108,6 +124,17 @@ def shared(total: int, auto: str) -> tuple[int, int]:
     return (less, total - less) if auto == "SAME_UPPER" else (total - less, less)
 
 
+def replaced(sizes: Sequence[Dimension], axis: int, size: Dimension) -> list[Dimension]:
+    return [size if a == axis else one for a, one in enumerate(sizes)]
+
+
+def product(*sizes: Dimension) -> Dimension:
+    """Of dimensions: a number, or a name that says what it is made of."""
+    names = [size for size in sizes if isinstance(size, str)]
+    number = math.prod(size for size in sizes if isinstance(size, int))
+    return "*".join([str(number), *names] if number != 1 else names) if names else number
+
+
 def shaped(value: ir.Value, sizes: Sequence[Dimension]) -> ir.Value:
     """The value, with the shape that a rule knows and inference does not, where sizes are free."""
     value.shape = ir.Shape(sizes)
@@ -124,12 +151,17 @@ def folded(writer: Writer, whole: ir.Value, like: ir.Value, lazy: Collection[int
     return writer.reshape(whole, -1, writer.dims(whole, 2))
 
 
-def unfolded(writer: Writer, value: ir.Value, whole: ir.Value) -> ir.Value:
-    """[K·B, C, *space] → [K, B, C, *space], K and B as ``whole`` has them."""
-    many, batch = shape_of(whole)[:2]
-    # one of the two is left to Reshape: the runtime need not ask for a shape where the others are known
-    parts = (-1, batch) if isinstance(batch, int) else (writer.dims(whole, 0, 1), -1)
-    return shaped(writer.reshape(value, *parts, writer.dims(value, 1)), [many, batch, *shape_of(value)[1:]])
+def unfolded(writer: Writer, value: ir.Value, whole: ir.Value, lead: int = 2) -> ir.Value:
+    """[K·B, C, *space] → [K, B, C, *space], K and B as ``whole`` has them. In general the first ``lead`` axes of ``whole`` become what
+    is before the last rank − lead axes of ``value``."""
+    first, start = shape_of(whole)[:lead], rank_of(value) - rank_of(whole) + lead
+    inner = writer.dims(value, start)
+    # one size is left to Reshape: the runtime need not ask for a shape where the others are known
+    if all(isinstance(size, int) for size in first[1:]):
+        found = writer.reshape(value, -1, writer.dims(whole, 1, lead), inner)
+    else:
+        found = writer.reshape(value, writer.dims(whole, 0, 1), -1, writer.dims(whole, 2, lead), inner)
+    return shaped(found, [*first, *shape_of(value)[start:]])
 
 
 def along_space(writer: Writer, cotangent: Cotangent, pull: Callable[[ir.Value], ir.Value]) -> Cotangent:

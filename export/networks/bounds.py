@@ -53,7 +53,9 @@ def check_parts(data: bytes, source: str) -> None:
                     if nodes > MOST_NODES:
                         raise refusal(f"{source} has more than {MOST_NODES} nodes, which no network of pictures needs; expected fewer")
                     if taken > most:
-                        raise refusal(f"{source} has parts that would take more than {most >> 20} MiB in memory; expected a network of pictures")
+                        raise refusal(
+                            f"{source} has parts that would take more than {most >> 20} MiB in memory; expected a network of pictures"
+                        )
                 elif wire == 0:
                     _, position = _varint(data, position)
                     taken += _NUMBER

@@ -38,7 +38,9 @@ class Declared:
             if wrong:
                 is_ = f"{fact.dtype.name} {_text(shape)}"
                 said_ = f"{ir.DataType(kind).name} {_text(dims)}"
-                raise refusal(f"{source} says that {shown(value.name)} is {said_}, and it is {is_}; export it again, or strip its value_info")
+                raise refusal(
+                    f"{source} says that {shown(value.name)} is {said_}, and it is {is_}; export it again, or strip its value_info"
+                )
 
 
 def declare(proto: onnx.ModelProto) -> Declared:

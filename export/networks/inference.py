@@ -41,6 +41,16 @@ class Fact:
     fixed: Array | bool | None = None
 
     @property
+    def unranked(self) -> bool:
+        """Whether its rank is unknown, or not the same at every size."""
+        return len({None if shape is None else len(shape) for shape in self.shapes}) != 1 or self.shapes[0] is None
+
+    @property
+    def columns(self) -> list[tuple[int | None, ...]]:
+        """Each dimension at every size; none where the rank is unknown."""
+        return [] if self.unranked else list(zip(*(shape for shape in self.shapes if shape is not None), strict=True))
+
+    @property
     def constant(self) -> bool:
         """Whether its numbers are known and the same at every size."""
         return self.arrays is not None and self.fixed is not None and bool(np.all(self.fixed))
@@ -142,7 +152,9 @@ class Inference:
                 schema, proto, types, data, opset_imports=[helper.make_opsetid("", self._opset)]
             )
         except Exception as error:  # InferenceError, and what else C++ throws
-            raise self._refused(node, f"cannot take its inputs: {first_line(error)}") from error
+            shapes = [_shape(types[name].tensor_type) for name in proto.input if name]
+            given = ", ".join("?" if shape is None else str(list(shape)).replace("None", "?") for shape in shapes[:3])
+            raise self._refused(node, f"cannot take {given}: {first_line(error)}") from error
         found = {}
         for index, output in enumerate(node.outputs):
             kind = inferred.get(f"o{index}")
@@ -185,8 +197,8 @@ class Inference:
             if at and all(fact.arrays is not None and fact.arrays[at] is fact.arrays[at - 1] for fact in given):
                 found.append(found[-1])
                 continue
-            arrays = [None if fact is None or fact.arrays is None else fact.arrays[at] for fact in inputs]
-            results = self._evaluate(node, arrays, [(fact.dtype, fact.shapes[at]) for fact in outputs if fact is not None])
+            numbers = [None if fact is None or fact.arrays is None else fact.arrays[at] for fact in inputs]
+            results = self._evaluate(node, numbers, [(fact.dtype, fact.shapes[at]) for fact in outputs if fact is not None])
             if results is None:
                 return
             found.append(results)
@@ -197,7 +209,9 @@ class Inference:
             mask = fixed[index] if isinstance(fixed, list) else fixed
             self.facts[output] = Fact(fact.dtype, tuple(a.shape for a in arrays), tuple(arrays), mask)
 
-    def _evaluate(self, node: ir.Node, arrays: Sequence[Array | None], wanted: list[tuple[ir.DataType, Shape | None]]) -> list[Array] | None:
+    def _evaluate(
+        self, node: ir.Node, arrays: Sequence[Array | None], wanted: list[tuple[ir.DataType, Shape | None]]
+    ) -> list[Array] | None:
         sizes = []
         for dtype, shape in wanted:
             if shape is None or any(d is None for d in shape):
@@ -228,10 +242,7 @@ class Inference:
         if any(d is None for shape in parts for d in shape):
             return
         whole = [np.array(shape, np.int64) for shape in parts]
-        if node.op_type == "Size":
-            arrays = [np.array(np.prod(one), np.int64) for one in whole]
-        else:
-            arrays = whole
+        arrays = [np.array(np.prod(one), np.int64) for one in whole] if node.op_type == "Size" else whole
         if len({len(shape) for shape in parts}) != 1:
             return
         mask = np.all([one == arrays[0] for one in arrays], axis=0)

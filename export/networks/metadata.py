@@ -1,4 +1,7 @@
-"""What a file's metadata says: names of classes and the picture's size, as Ultralytics writes them. Texts of strangers: read by patterns."""
+"""What a file's metadata says: names of classes and the picture's size, as Ultralytics writes them.
+
+These are texts of strangers: they are read by patterns and never evaluated.
+"""
 
 from __future__ import annotations
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx import inliner, version_converter
 from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass
 
 from dkcam.errors import ExportError
@@ -82,7 +84,7 @@ def inline_functions(model: ir.Model, source: str) -> ir.Model:
     """No functions of the file's own are left: each call is written out. Their number was bounded before (refuse.check_calls)."""
     if not model.functions:
         return model
-    inline = partial(onnx.inliner.inline_local_functions, convert_version=True)
+    inline = partial(inliner.inline_local_functions, convert_version=True)
     return through(model, inline, "has functions that cannot be written out", source)
 
 
@@ -93,7 +95,7 @@ def raise_opset(model: ir.Model, source: str) -> ir.Model:
         return model
     if model.ir_version < 8:
         model.ir_version = 8
-    convert = partial(onnx.version_converter.convert_version, target_version=OPSET)
+    convert = partial(version_converter.convert_version, target_version=OPSET)
     return through(model, convert, f"is of opset {version}, which cannot be raised to {OPSET}; export it with opset 18", source)
 
 
@@ -108,7 +110,7 @@ def inline_composites(model: ir.Model, source: str) -> ir.Model:
             raise refusal(f"{source} has {count} operators such as {sorted(kinds)[0]}; written out that is more than {MOST_NODES} nodes")
 
         def inline(proto: onnx.ModelProto, kinds: set[str] = kinds) -> onnx.ModelProto:
-            return onnx.inliner.inline_selected_functions(proto, [("", kind) for kind in kinds], inline_schema_functions=True)
+            return inliner.inline_selected_functions(proto, [("", kind) for kind in kinds], inline_schema_functions=True)
 
         model = through(model, inline, f"has {', '.join(sorted(kinds))}, which cannot be written out", source)
     return model
@@ -159,6 +161,28 @@ def fold(model: ir.Model, facts: Mapping[ir.Value, Fact]) -> None:
         graph.remove(node, safe=True)
 
 
+def constant_shapes(model: ir.Model) -> None:
+    """A Reshape whose computed shape has one dimension at most that is not a number, or keeps free ones in their place, takes a constant.
+
+    Before: shapes are known, so that only free sizes are left to compute.
+    """
+    graph, made = model.graph, names_of(model.graph)
+    for node in graph:
+        if node.op_type != "Reshape" or node.inputs[1] is None or node.inputs[1].const_value is not None:
+            continue
+        before, after = node.inputs[0].shape if node.inputs[0] is not None else None, node.outputs[0].shape
+        if before is None or after is None or 0 in after or ("allowzero" in node.attributes and node.attributes["allowzero"].as_int()):
+            continue
+        sizes = [d if isinstance(d, int) else 0 if i < len(before) and d.value and d == before[i] else -1 for i, d in enumerate(after)]
+        if sizes.count(-1) > 1:
+            continue
+        name = free_name(f"{node.outputs[0].name}/shape", made)
+        tensor = ir.tensor(np.array(sizes, np.int64), name=name)
+        constant = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape([len(sizes)]), const_value=tensor)
+        graph.register_initializer(constant)
+        node.replace_input_with(1, constant)
+
+
 def drop_identities(model: ir.Model) -> None:
     """No Identity and no Dropout is left but where an input is an output. Errors: ExportError for a Dropout that drops.
 
@@ -170,7 +194,9 @@ def drop_identities(model: ir.Model) -> None:
         training = node.inputs[2] if len(node.inputs) > 2 else None
         off = training is None or (training.const_value is not None and not training.const_value.numpy().any())
         if not off:
-            raise refusal(f"Dropout (node {shown(node.name)}) drops values; expected a network in evaluation mode; export it after model.eval()")
+            raise refusal(
+                f"Dropout (node {shown(node.name)}) drops values; expected a network in evaluation mode; export it after model.eval()"
+            )
         if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
             continue
         node.resize_outputs(1)
@@ -206,8 +232,8 @@ def cycle(graph: ir.Graph) -> ExportError:
                 waiting[use.node] -= 1
                 if waiting[use.node] == 0:
                     ready.append(use.node)
-    node = next(iter(waiting), None)
-    where = "" if node is None else f": {shown(node.op_type)} (node {shown(node.name)}) waits for its own output"
+    left = next(iter(waiting), None)
+    where = "" if left is None else f": {shown(left.op_type)} (node {shown(left.name)}) waits for its own output"
     return refusal(f"the graph has a cycle{where}; expected a network without loops; export it again")
 
 

@@ -64,7 +64,8 @@ def parse(data: bytes, source: str) -> onnx.ModelProto:
     """The messages of a file's bytes, within bounds. Errors: ExportError."""
     try:
         check_parts(data, source)
-        proto = onnx.ModelProto.FromString(data)
+        proto = onnx.ModelProto()
+        proto.ParseFromString(data)
     except (DecodeError, ExportError) as error:
         kind = kind_of(data)
         if kind != "a file of an unknown kind":
@@ -126,14 +127,16 @@ def _check_kind(proto: onnx.ModelProto, metadata: Mapping[str, str], source: str
     if SPEC_KEY in metadata:
         raise refusal(f"{source} was written by dk-export and has its heatmap already; give the model that it was made from")
     if proto.ir_version > onnx.IR_VERSION:
-        raise refusal(f"{source} is of ONNX's format {proto.ir_version}, {onnx.IR_VERSION} at most; export it with an older one, or update onnx")
+        raise refusal(
+            f"{source} is of ONNX's format {proto.ir_version}, {onnx.IR_VERSION} at most; export it with an older one, or update onnx"
+        )
     versions = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
     newest = onnx.defs.onnx_opset_version()
     check_operators(proto, source)
     if len(versions) != 1 or not 1 <= versions[0] <= newest:
         raise refusal(f"{source} is of opset {', '.join(map(str, versions)) or 'none'}; expected one from 11 to {newest}")
     check_calls(proto, source, MOST_NODES)
-    return versions[0]
+    return int(versions[0])
 
 
 def _model(skeleton: onnx.ModelProto, weights: Mapping[str, Array], source: str) -> ir.Model:
@@ -169,6 +172,7 @@ def _normal(model: ir.Model, image: ir.Value, place: Place, declared: Declared, 
         model = changed
         image = model.graph.inputs[0]
         multiple = _settle(model, image, place, None, source, multiple)
+    normalise.constant_shapes(model)
     normalise.drop_identities(model)
     normalise.prune(model)
     normalise.name_nodes(model)
@@ -180,9 +184,7 @@ def _settle(model: ir.Model, image: ir.Value, place: Place, declared: Declared |
     facts, names, multiple = _look(model, image, place, source, step)
 
     def dimensions(fact: Fact) -> list[int | str | None] | None:
-        if any(shape is None or len(shape) != len(fact.shapes[0] or ()) for shape in fact.shapes):
-            return None
-        return [names.name(values) for values in zip(*(shape for shape in fact.shapes if shape is not None), strict=True)]
+        return None if fact.unranked else [names.name(values) for values in fact.columns]
 
     normalise.describe(model, facts, dimensions)
     place.check_outputs(model.graph.outputs, declared, source)
@@ -205,7 +207,7 @@ def _look(model: ir.Model, image: ir.Value, place: Place, source: str, step: int
     facts, names = look(step)
     if "size" not in place.dynamic or step < COARSE:
         return facts, names, step if "size" in place.dynamic else 1
-    columns = {values for fact in facts.values() if None not in fact.shapes for values in zip(*(s for s in fact.shapes if s is not None))}
+    columns = {values for fact in facts.values() for values in fact.columns}
     multiple = max(1, int(np.lcm.reduce([names.stride(values) for values in columns])))
     while multiple < COARSE:
         finer, finer_names = look(multiple)
@@ -214,18 +216,14 @@ def _look(model: ir.Model, image: ir.Value, place: Place, source: str, step: int
             break
         multiple *= 2
     if place.height % multiple or place.width % multiple:
-        raise refusal(
-            f"--dynamic size: {source} takes heights and widths that are multiples of {multiple}, not {place.height}×{place.width}; give --size"
-        )
+        given = f"{place.height}x{place.width}"
+        raise refusal(f"--dynamic size: {source} takes multiples of {multiple} as heights and widths, not {given}; give --size")
     return facts, names, multiple
 
 
 def _agree(one: Fact, other: Fact, names: Names, finer: Names) -> bool:
     """Whether two looks name the dimensions of a value alike."""
-    if None in one.shapes or None in other.shapes:
-        return one.shapes == other.shapes
-    first = [names.name(values) for values in zip(*(s for s in one.shapes if s is not None))]
-    return first == [finer.name(values) for values in zip(*(s for s in other.shapes if s is not None))]
+    return [names.name(values) for values in one.columns] == [finer.name(values) for values in other.columns]
 
 
 def _check_weights(model: ir.Model, source: str) -> None:
@@ -236,4 +234,6 @@ def _check_weights(model: ir.Model, source: str) -> None:
                 continue
             array = value.const_value.numpy()
             if array.dtype.kind == "f" and array.size and not np.isfinite([array.min(), array.max()]).all():
-                raise refusal(f"{source} has Inf or NaN in the weight {shown(value.name)} of {shown(node.op_type)}; expected finite numbers")
+                raise refusal(
+                    f"{source} has Inf or NaN in the weight {shown(value.name)} of {shown(node.op_type)}; expected finite numbers"
+                )

@@ -103,9 +103,7 @@ def _read_as(image: ir.Value) -> tuple[str, int] | None:
         value = node.outputs[0]
 
 
-def picture_of(
-    image: ir.Value, layout: str, channels: int, metadata: Mapping[str, str], flags: PictureFlags, source: str
-) -> PictureInput:
+def picture_of(image: ir.Value, layout: str, channels: int, metadata: Mapping[str, str], flags: PictureFlags, source: str) -> PictureInput:
     """How the picture goes in. Before: the graph's constants are folded. Errors: ExportError for flags that do not fit."""
     assert image.dtype is not None
     ultralytics = is_ultralytics(metadata)

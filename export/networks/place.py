@@ -12,7 +12,7 @@ from dkcam.export.networks.declared import Declared, no_picture
 from dkcam.export.networks.metadata import size_of
 from dkcam.export.networks.picture import layout_of
 from dkcam.export.networks.refuse import refusal, shown
-from dkcam.spec import LONGEST_SIDE, MOST_BATCH
+from dkcam.fields import LONGEST_SIDE, MOST_BATCH
 
 LARGEST = 1 << 29  # values of a picture
 
@@ -41,7 +41,7 @@ class Place:
 
     def explained(self, error: ExportError, source: str) -> ExportError:
         """An error of inference, with what was changed about the size, which may be why."""
-        if self.own or None in self.fixed and not self.dynamic:
+        if self.own or (None in self.fixed and not self.dynamic):
             return error
         why = str(error).removeprefix(f"{source}: ")
         if self.dynamic:
@@ -58,7 +58,7 @@ class Place:
             first = value.shape[0]
             if "batch" in self.dynamic and not (isinstance(first, ir.SymbolicDim) and first.value == "batch"):
                 raise refusal(
-                    f"--dynamic batch: the output {shown(value.name)} of {source} is {value.shape} and does not follow the batch; leave batch out"
+                    f"--dynamic batch: {source} gives {shown(value.name)} {value.shape}, which does not follow it; leave batch out"
                 )
             own = self.fixed[0]
             if declared is None or own is None or own == self.batch or "batch" in self.dynamic:

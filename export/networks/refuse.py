@@ -5,6 +5,7 @@ Names and texts of the file are shown with control characters escaped, and cut.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import onnx
@@ -63,7 +64,7 @@ def shown(name: object, longest: int = LONGEST_NAME) -> str:
 def first_line(error: BaseException, longest: int = 120) -> str:
     """What a library says, for the end of a message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = printable(lines[0] if lines else type(error).__name__)
+    text = re.sub(r"^(\[\w+\]\s*)+", "", printable(lines[0] if lines else type(error).__name__))  # "[ShapeInferenceError] "
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 

@@ -42,7 +42,9 @@ def take_weights(proto: onnx.ModelProto, folder: Path | None, source: str, updat
     """
     graph = proto.graph
     if graph.sparse_initializer:
-        raise refusal(f"{source} has sparse weights ({shown(graph.sparse_initializer[0].values.name)}); expected dense ones; export it again")
+        raise refusal(
+            f"{source} has sparse weights ({shown(graph.sparse_initializer[0].values.name)}); expected dense ones; export it again"
+        )
     blobs = _read_outside(proto, folder, source, update)
     found: dict[str, Array] = {}
     for name, tensor in _tensors(graph):
@@ -80,10 +82,8 @@ def _array(tensor: onnx.TensorProto, name: str, blobs: dict[str, bytes], source:
         kind = onnx.TensorProto.DataType.Name(tensor.data_type) if tensor.data_type in onnx.TensorProto.DataType.values() else "unknown"
         raise refusal(f"{source} has the tensor {shown(name)} of type {kind}; expected floats of 16 to 64 bits and whole numbers")
     try:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            array = _outside(tensor, blobs)
-        else:
-            array = numpy_helper.to_array(tensor)
+        outside = tensor.data_location == onnx.TensorProto.EXTERNAL
+        array = _outside(tensor, blobs) if outside else numpy_helper.to_array(tensor)
     except (ValueError, TypeError, OverflowError, MemoryError) as error:
         dims = [int(d) for d in tensor.dims[:8]]
         raise refusal(f"{source} has the damaged weight {shown(name)}: its data does not fill {dims}; export it again") from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from msgspec.structs import replace as changed
 from numpy.typing import NDArray
 from torch import nn
 
@@ -46,38 +47,40 @@ class LowPrecision:
     def describe(self, spec: ModelSpec) -> ModelSpec:
         """The spec with what its file is."""
         figures = self.fidelity.figures() if self.fidelity else {}
-        return replace(spec, kept=tuple(layer.name for layer in self.kept), fidelity=figures)
+        kept = tuple(layer.name for layer in self.kept)
+        return changed(spec, provenance=changed(spec.provenance, kept=kept, fidelity=figures))
 
 
 def lower(
     checkpoint: Checkpoint, spec: ModelSpec, calibration: Pictures | None, *, check: bool = True, report: Report = silent
 ) -> LowPrecision:
-    """Numerics for ``spec.precision`` and ``spec.target``.
+    """Numerics for ``precision`` and ``target`` of a spec.
 
     calibration: in place of rendered scenes. check: choose what to keep and judge; off, int8 is calibrated alone. Errors:
     FidelityError when the file would say something else than the model, ExportError for too few pictures.
     """
     if calibration is None:
         report("drawing scenes", 0, 0)
-    pictures = calibration or rendered_pictures(spec.height, spec.width, RENDERED)
+    pictures = calibration or rendered_pictures(spec.input.height, spec.input.width, RENDERED)
     sets = split(pictures)
-    wanted = THRESHOLDS[spec.precision]
+    wanted = THRESHOLDS[spec.provenance.precision]
     if check:
         _refuse_few(pictures, sets, wanted.agreement, spec)
     numerics: Numerics = Half()
-    if spec.precision == "int8":
-        normalised = replace(spec, input="tensor")
+    if spec.provenance.precision == "int8":
+        normalised = changed(spec.input, kind="tensor")
         report("calibrating", 0, 0)
         numerics = Int8(
-            spec.target, calibrate(checkpoint.module(), [graph_input(p[None], normalised)[0] for p in sets["calibrate"].images])
+            spec.provenance.target, calibrate(checkpoint.module(), [graph_input(p[None], normalised)[0] for p in sets["calibrate"].images])
         )
     if not check:
         return LowPrecision(numerics, rendered=pictures.rendered)
-    exact = open_bytes(write_graph(checkpoint, replace(spec, precision="fp32", target="any")), "the float32 file")
+    plain = changed(spec, provenance=changed(spec.provenance, precision="fp32", target="any"))
+    exact = open_bytes(write_graph(checkpoint, plain), "the float32 file")
     kept: tuple[Kept, ...] = ()
 
     def open_file(numerics: Numerics) -> Engine:
-        return open_bytes(write_graph(checkpoint, spec, numerics=numerics), f"the {spec.precision} file")
+        return open_bytes(write_graph(checkpoint, spec, numerics=numerics), f"the {spec.provenance.precision} file")
 
     def answers(name: str) -> list[Truth]:
         report(f"running the float32 model on {len(sets[name])} pictures", 0, 0)
@@ -99,20 +102,20 @@ def lower(
     missed = fidelity.misses(wanted)
     if missed:
         raise FidelityError(
-            f"the {spec.precision} file differs from the model: {missed} ({len(kept)} layers in float32); nothing was written; "
+            f"the {spec.provenance.precision} file differs from the model: {missed} ({len(kept)} layers in float32); nothing was written; "
             "calibrate on more pictures like yours, or --no-verify"
         )
     return LowPrecision(numerics, kept, fidelity, pictures.rendered)
 
 
 def _refuse_few(pictures: Pictures, sets: dict[str, Pictures], agreement: float, spec: ModelSpec) -> None:
-    judged, enough = sets["judge"], fewest(agreement)
+    judged, enough, precision = sets["judge"], fewest(agreement), spec.provenance.precision
     if len(judged) and worth(sizes_of(judged)) >= enough and len(sets["calibrate"]) and len(sets["choose"]):
         return
     of = f" of {len(set(pictures.sources))} sources" if len(set(pictures.sources)) < len(pictures) else ""
     total = -(-enough * sum(SHARES.values()) // SHARES["judge"])
     raise ExportError(
-        f"--calibration gives {len(pictures)} pictures{of}, too few to judge --precision {spec.precision} by: to show that {agreement:.0%} "
+        f"--calibration gives {len(pictures)} pictures{of}, too few to judge --precision {precision} by: to show that {agreement:.0%} "
         f"keep their class takes {total} different ones, {enough} of them to judge on (a video, or a data set with --windows, gives many)"
     )
 
@@ -140,14 +143,14 @@ def multiplications(model: ResNet, spec: ModelSpec) -> dict[str, int]:
     found: dict[str, int] = {}
     hooks: list[Callable[[], None]] = []
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d) and name != spec.layer:
+        if isinstance(module, nn.Conv2d) and name != spec.explanation.layers[0]:
 
             def count(layer: nn.Module, given: tuple[torch.Tensor, ...], out: torch.Tensor, name: str = name) -> None:
                 found[name] = layer.weight.numel() * out.shape[2] * out.shape[3]  # type: ignore[operator]
 
             hooks.append(module.register_forward_hook(count).remove)
     with torch.inference_mode():
-        model(torch.zeros(1, 3, spec.height, spec.width))
+        model(torch.zeros(1, 3, spec.input.height, spec.input.width))
     for remove in hooks:
         remove()
     return found

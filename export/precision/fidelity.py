@@ -120,7 +120,7 @@ def truths(engine: Engine, pictures: Pictures) -> list[Truth]:
     """Run the float32 file; graphs with masks get one set of masks, here and in ``compare``."""
     spec, found = engine.spec, []
     for picture, source in zip(pictures.images, pictures.sources, strict=True):
-        said = engine.run(graph_input(_batch(picture, spec), spec), _classes(spec, -1), draw_masks(spec, np.random.default_rng(0)))
+        said = engine.run(graph_input(_batch(picture, spec), spec.input), _classes(spec, -1), draw_masks(spec, np.random.default_rng(0)))
         scores = next(said[name][0] for name in ("probabilities", "logits") if name in said)
         probabilities = scores if "probabilities" in said else np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
         heatmap = said["heatmap"][0, 0] if "heatmap" in said else None
@@ -136,7 +136,7 @@ def compare(engine: Engine, expected: Sequence[Truth]) -> Fidelity:
     values: dict[str, list[float]] = {name: [] for name in names}
     largest, squares = 0.0, []
     for truth in expected:
-        said = engine.run(graph_input(_batch(truth.picture, spec), spec), _classes(spec, truth.top), mask)
+        said = engine.run(graph_input(_batch(truth.picture, spec), spec.input), _classes(spec, truth.top), mask)
         now = dict.fromkeys(names, math.nan)
         scores = next((said[name][0] for name in ("probabilities", "logits") if name in said), None)
         if scores is not None:
@@ -165,8 +165,8 @@ def compare(engine: Engine, expected: Sequence[Truth]) -> Fidelity:
 
 
 def _batch(picture: NDArray[np.uint8], spec: ModelSpec) -> NDArray[np.uint8]:
-    return np.repeat(picture[None], spec.batch[0], axis=0)
+    return np.repeat(picture[None], spec.input.batch[0], axis=0)
 
 
 def _classes(spec: ModelSpec, number: int) -> NDArray[np.int64]:
-    return np.full(spec.explain or 1, number, np.int64)
+    return np.full(spec.explanation.count or 1, number, np.int64)

@@ -33,13 +33,13 @@ from numpy.typing import NDArray
 
 from dkcam.bounded_json import parse_json
 from dkcam.errors import DkcamError, SinkError, SourceError
+from dkcam.fields import MOST_CLASSES
 from dkcam.files import Claim, make_folder, replacing, sweep
 from dkcam.runtime import jpeg
 from dkcam.runtime.explainer import Explains
 from dkcam.runtime.frame import Frame
 from dkcam.runtime.live.dump_parts import read_array, read_part
 from dkcam.runtime.result import Result
-from dkcam.spec import MOST_CLASSES
 
 log = logging.getLogger("dkcam")
 
@@ -248,9 +248,9 @@ class Replay:
 
     def frames(self, explainer: Explains) -> Iterator[Replayed]:
         """In order, prepared for an explainer of the same model. Errors: SourceError, InputError."""
-        spec = explainer.spec
-        kind = np.dtype(np.uint8 if spec.input == "rgb8" else np.float32)
-        pixels = 3 * spec.height * spec.width * (math.prod(self.grid) if self.grid else 1)
+        spec, way = explainer.spec, explainer.spec.input
+        kind = np.dtype(np.uint8 if way.kind == "rgb8" else np.float32)
+        pixels = 3 * way.height * way.width * (math.prod(self.grid) if self.grid else 1)
         with zipfile.ZipFile(self.path) as archive:
             for number, (size, explained, camera, masks) in enumerate(self._frames):
                 name, shown = f"{number:06d}", len(explained)

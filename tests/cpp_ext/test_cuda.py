@@ -16,6 +16,7 @@ import pytest
 from dkcam.runtime import kernels
 from dkcam.runtime.geometry import Fit
 from dkcam.runtime.overlay import TINTS, _tint_table, map_table
+from dkcam.spec import InputSpec
 from tests.cpp_ext.emulated import COMPILER, FOLDER, Emulated, emulated
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -43,7 +44,8 @@ def test_shrinking_gives_the_processors_bytes(gpu: Emulated, frame: tuple[int, i
     assert out.tobytes() == kernels.network_input(source, fit).tobytes()
     planes = np.zeros((3, *size), np.float32)
     gpu.cuda_shrink_normalised(rows(source), planes.ctypes.data, (size[0] * size[1], size[1]), size, MEAN, STD, 0)
-    assert planes.tobytes() == kernels.network_input(source, fit, normalise=(MEAN, STD)).tobytes()
+    way = InputSpec(kind="tensor", height=size[0], width=size[1], mean=MEAN, std=STD)
+    assert planes.tobytes() == kernels.network_tensor(source, fit, way).tobytes()
 
 
 @pytest.mark.parametrize("mode", ["stretch", "letterbox", "crop"])

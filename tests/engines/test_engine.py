@@ -229,7 +229,7 @@ def test_without_a_home_folder_there_is_no_cache(model_file: Path, monkeypatch: 
 def test_a_description_of_another_graph_is_refused(model_file: Path, tmp_path: Path, name: str, value: Any, words: str) -> None:
     model = onnx.load(model_file)
     (entry,) = [entry for entry in model.metadata_props if entry.key == "dkcam.spec"]
-    entry.value = json.dumps({**json.loads(entry.value), name: value})
+    entry.value = json.dumps({**json.loads(entry.value), "token_stride": 32, name: value})
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(ModelFileError, match=words):
         open_engine(tmp_path / "m.onnx")

@@ -12,12 +12,11 @@ from dkcam.engines import open_bytes
 from dkcam.errors import ExportError
 from dkcam.export.exporter import export, make_spec
 from dkcam.export.graph import write_graph
-from dkcam.export.options import ExportOptions
+from dkcam.export.options import GIVEN, ExportOptions
 from dkcam.export.reference import Reference
-from dkcam.spec import OUTPUTS
 from tests.conftest import tiny_checkpoint
 
-ALL = tuple(name for name in OUTPUTS if name != "heatmap_std")
+ALL = tuple(name for name in GIVEN if name != "heatmap_std")
 LAYERS = ("layer1", "layer2", "layer3", "layer4", "layer3.2.conv2", "layer2.0.downsample", "layer4.1.bn2", "maxpool", "relu")
 METHODS = ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam")
 
@@ -35,11 +34,12 @@ def compare(
     classes = np.array([2, -1, -2], np.int64)[: options.explain or 3]
     mask = None
     if options.samples:
-        tokens = spec.tokens(*size)
+        assert spec.masks is not None
+        tokens = spec.masks.tokens(*size)
         mask = rng.random((options.samples, tokens, tokens)) < 0.6
         mask[0, 0] = True
     given, expected = engine.run(image, classes, mask), Reference(checkpoint.module(), spec).run(image, classes, mask)
-    for name in spec.outputs:
+    for name in spec.explanation.outputs:
         assert given[name].shape == expected[name].shape, name
         # a spread over masks is a difference of heatmaps, and may be zero: its scale is the heatmap's
         largest = np.abs(expected["heatmap" if name == "heatmap_std" else name]).max()

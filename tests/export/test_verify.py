@@ -94,7 +94,7 @@ def random_checkpoint(
 
 def test_a_good_export_passes_and_says_so_in_the_file() -> None:
     exported = export(tiny_checkpoint(), ExportOptions(size=SIZE, layer="layer3"))
-    assert exported.spec.verified and set(exported.spec.parity) == set(exported.spec.outputs)
+    assert exported.spec.provenance.verified and set(exported.spec.provenance.parity) == set(exported.spec.explanation.outputs)
     assert exported.parity is not None and exported.parity.input_dependence > 0.01
     assert {row.pictures for row in exported.parity.rows} == set(CONDITIONS)
     assert all(row.passed and TOLERANCE <= row.limit <= CEILING and row.float32 < 1e-3 for row in exported.parity.rows)

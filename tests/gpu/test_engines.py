@@ -47,7 +47,7 @@ def test_every_kind_of_graph_says_what_the_processor_says(device: str, kind: str
     for _ in range(WARM_RUNS + 2):  # the last ones through a CUDA graph
         mask = draw_masks(engine.spec, rng)
         image = rng.integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
-        given_image = image if engine.spec.input == "rgb8" else rng.normal(size=(1, 3, 64, 96)).astype(np.float32)
+        given_image = image if engine.spec.input.kind == "rgb8" else rng.normal(size=(1, 3, 64, 96)).astype(np.float32)
         given, wanted = (each.run(given_image, np.array([-1, 2]), mask) for each in (engine, expected))
         for name, value in wanted.items():
             if value.dtype.kind == "f":

@@ -10,7 +10,7 @@ from dkcam.runtime import kernels
 from dkcam.runtime.geometry import Fit
 from dkcam.runtime.gpu import GpuKernels
 from dkcam.runtime.overlay import TINTS, _tint_table, map_table
-from dkcam.spec import ModelSpec
+from dkcam.spec import InputSpec
 
 
 @pytest.fixture
@@ -31,17 +31,17 @@ def gpu(cuda: Cuda) -> GpuKernels:
     ("frame", "size"), [((1080, 1920), (384, 640)), ((720, 1280), (224, 224)), ((97, 131), (64, 96)), ((64, 96), (64, 96))]
 )
 def test_inputs(cuda: Cuda, gpu: GpuKernels, mode: str, kind: str, frame: tuple[int, int], size: tuple[int, int]) -> None:
-    spec = ModelSpec(("a", "b"), *size, input=kind)
+    way = InputSpec(kind=kind, height=size[0], width=size[1])
     picture = np.random.default_rng(0).integers(0, 256, (*frame, 3), dtype=np.uint8)
     fit = Fit(*frame, *size, mode)
-    made = gpu.image(gpu.take(picture), fit, spec)
+    made = gpu.image(gpu.take(picture), fit, way)
     room = gpu._borrow(made.shape, made.dtype)
     with cuda.current():
         made.write(room.pointer)
         cuda.download(room.array, room.pointer)
         done = cuda.mark()
     cuda.wait(done)
-    expected = kernels.network_input(picture, fit, normalise=(spec.mean, spec.std) if kind == "tensor" else None)
+    expected = kernels.network_tensor(picture, fit, way) if kind == "tensor" else kernels.network_input(picture, fit)
     assert room.array[0].tobytes() == expected.tobytes()
 
 

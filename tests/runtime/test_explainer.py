@@ -11,8 +11,8 @@ from dkcam.export.exporter import export
 from dkcam.export.options import ExportOptions
 from dkcam.runtime.explainer import class_number
 from dkcam.runtime.grid import GridExplainer
-from dkcam.spec import ModelSpec
 from tests.conftest import LABELS, tiny_checkpoint
+from tests.specs import model_spec
 
 
 def frame(height: int = 120, width: int = 200) -> np.ndarray:
@@ -96,7 +96,7 @@ def test_unknown_styles_are_refused(model_file: Path, style: dict[str, object]) 
 
 
 def test_labels_come_before_numbers_and_twice_is_ambiguous() -> None:
-    spec = ModelSpec(("60", "30", "crane", "Crane"), 64, 64)
+    spec = model_spec(("60", "30", "crane", "Crane"))
     assert class_number(spec, "30") == 1 and class_number(spec, "2") == 2 and class_number(spec, "-1") == -1
     with pytest.raises(InputError, match="'crane' is the label of classes 2, 3; give the number"):
         class_number(spec, "crane")

@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
+from dkcam.engines.engine import graph_input
 from dkcam.runtime import kernels
 from dkcam.runtime.geometry import Fit
 from dkcam.runtime.overlay import _tint_table, map_table
+from dkcam.spec import InputSpec
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -30,6 +32,10 @@ def threads(request: pytest.FixtureRequest) -> Iterator[None]:
     cv2.setNumThreads(request.param)
     yield
     cv2.setNumThreads(before)
+
+
+def normalised(height: int, width: int, **others: object) -> InputSpec:
+    return InputSpec(**{"kind": "tensor", "height": height, "width": width, "mean": MEAN, "std": STD} | others)
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -57,7 +63,7 @@ def test_shrinking_averages_areas(frame: tuple[int, int], size: tuple[int, int])
     )
     given = kernels.network_input(source, Fit(*frame, *size))
     assert given.dtype == np.uint8 and float(np.abs(given - expected).max()) <= 1
-    floats = kernels.network_input(source, Fit(*frame, *size), normalise=(MEAN, STD))
+    floats = kernels.network_tensor(source, Fit(*frame, *size), normalised(*size))
     exact = ((given / 255 - MEAN) / STD).transpose(2, 0, 1)
     assert floats.dtype == np.float32 and float(np.abs(floats - exact).max()) <= 1e-5
 
@@ -67,7 +73,27 @@ def test_shrinking_averages_areas(frame: tuple[int, int], size: tuple[int, int])
 def test_normalising_is_the_same_in_every_mode(mode: str, frame: tuple[int, int]) -> None:
     source, fit = picture(*frame), Fit(*frame, 64, 96, mode)
     exact = ((kernels.network_input(source, fit) / 255 - MEAN) / STD).transpose(2, 0, 1)
-    np.testing.assert_allclose(kernels.network_input(source, fit, normalise=(MEAN, STD)), exact, atol=1e-5)
+    np.testing.assert_allclose(kernels.network_tensor(source, fit, normalised(64, 96)), exact, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["stretch", "letterbox"])
+@pytest.mark.parametrize("channels", ["rgb", "bgr", "gray"])
+def test_any_way_in(channels: str, mode: str) -> None:
+    """A scale other than 1/255, another order, other bars: all of it in plain arithmetic on the uint8 picture."""
+    source, fit = picture(90, 70), Fit(90, 70, 64, 96, mode)
+    mean, std = (103.5, 116.25, 123.75), (57.5, 57.25, 58.5)
+    way = normalised(64, 96, channels=channels, scale=1.0, mean=mean, std=std, fill=17)
+    shown = kernels.network_input(source, fit, 17).astype(float)
+    if mode == "letterbox":
+        assert (shown[:, 0] == 17).all() and (shown[:, -1] == 17).all()
+    if channels == "gray":
+        expected = ((shown @ [0.299, 0.587, 0.114] - mean[0]) / std[0])[None]
+    else:
+        expected = (((shown if channels == "rgb" else shown[..., ::-1]) - mean) / std).transpose(2, 0, 1)
+    given = kernels.network_tensor(source, fit, way)
+    assert given.flags.c_contiguous and given.dtype == np.float32
+    np.testing.assert_allclose(given, expected, atol=2e-5)
+    np.testing.assert_allclose(graph_input(shown.astype(np.uint8)[None], way)[0], expected, atol=2e-5)
 
 
 def test_frames_that_are_views_need_no_care() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 import dkcam
 from dkcam.errors import ExportError
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("resize", ["stretch", "letterbox", "crop"])
 def test_pictures_reach_the_network_as_frames_do(folder: Path, model_file: Path, resize: str, capsys: pytest.CaptureFixture[str]) -> None:
-    found = read_calibration(folder, replace(SPEC, resize=resize))
+    found = read_calibration(folder, replace(SPEC, input=replace(SPEC.input, resize=resize)))
     assert "1 pictures are left out" in capsys.readouterr().err
     explainer = dkcam.load(model_file, device="cpu", resize=resize)
     assert len(found) == 3 and len(set(found.sources)) == 3 and not found.rendered

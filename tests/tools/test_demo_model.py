@@ -23,7 +23,7 @@ from dkcam.tools.train.evaluate import score
 def test_the_demo_files_are_small_and_belong_together() -> None:
     checkpoint = load_checkpoint(DEMO_MODEL.with_suffix(".pt"))
     explainer = dkcam.load()
-    assert explainer.spec.checkpoint_sha256 == checkpoint.sha256 and explainer.spec.verified
+    assert explainer.spec.provenance.sha256 == checkpoint.sha256 and explainer.spec.provenance.verified
     assert DEMO_MODEL.stat().st_size <= 4_000_000 and DEMO_MODEL.with_suffix(".pt").stat().st_size <= 4_000_000
     assert len(explainer.spec.labels) >= 9 and "no sign" in explainer.spec.labels
     # the committed graph itself, on pictures, against autograd of the committed weights

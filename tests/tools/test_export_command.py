@@ -81,7 +81,7 @@ def test_no_verify_is_recorded(checkpoint_file: Path, tmp_path: Path) -> None:
         (["-o", "model.pt"], "is the checkpoint itself"),
         (["-o", "no/such/folder.onnx"], "no/such is not a folder"),
         (["--calibration", "none"], "--calibration none does not exist"),
-        (["--samples", "99999999"], "--samples 99999999: expected 0 to 4096"),
+        (["--samples", "99999999"], "--samples 99999999: expected a whole number from 0 to 4096"),
         (["--size", "64000x64000"], "expected sides of up to"),
         (["--target", "gpu"], "--target gpu: expected cpu or gpu, together with --precision int8"),
         (["--batch", "1:4"], "add --dynamic batch"),
@@ -103,9 +103,12 @@ def test_low_precision_is_judged_and_recorded(checkpoint_file: Path, tmp_path: P
     assert run(checkpoint_file, "--size", "64x96", "-o", target, "--report", tmp_path / "r.json", *words).exit_code == 0
     report = json.loads((tmp_path / "r.json").read_text())
     spec = open_engine(target).spec
-    assert spec.precision == words[1] and spec.target == {"fp16": "any", "int8": words[-1] if len(words) > 2 else "cpu"}[words[1]]
-    assert spec.verified and spec.fidelity == report["fidelity"] and spec.fidelity["pearson"] >= 0.97
-    assert list(spec.kept) == [layer["name"] for layer in report["kept"]]
+    assert (
+        spec.provenance.precision == words[1]
+        and spec.provenance.target == {"fp16": "any", "int8": words[-1] if len(words) > 2 else "cpu"}[words[1]]
+    )
+    assert spec.provenance.verified and spec.provenance.fidelity == report["fidelity"] and spec.provenance.fidelity["pearson"] >= 0.97
+    assert list(spec.provenance.kept) == [layer["name"] for layer in report["kept"]]
     full = tmp_path / "full.onnx"
     assert run(checkpoint_file, "--size", "64x96", "-o", full, "--no-verify").exit_code == 0
     assert target.stat().st_size < {"fp16": 0.6, "int8": 0.5}[words[1]] * full.stat().st_size
@@ -117,7 +120,7 @@ def test_a_low_precision_file_below_the_gate_is_not_written(checkpoint_file: Pat
     assert result.exit_code == 1 and "heatmaps correlate by" in result.stderr and "--no-verify" in result.stderr
     assert not (tmp_path / "low.onnx").exists()
     assert run(checkpoint_file, "-o", tmp_path / "low.onnx", "--precision", "fp16", "--no-verify").exit_code == 0
-    assert open_engine(tmp_path / "low.onnx").spec.verified is False
+    assert open_engine(tmp_path / "low.onnx").spec.provenance.verified is False
 
 
 def test_an_int8_file_without_int8_is_not_written(checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from dkcam.engines import Engine, EngineOptions, open_bytes
@@ -90,8 +91,8 @@ def _skipped(names: list[str], graphs: Graphs) -> Rows:
 
 def _runs(graphs: Graphs, data: bytes, classes: int = 1) -> Candidate:
     engine = graphs.open(data)
-    spec = engine.spec
-    prepared = [kernels.network_input(frame, Fit(720, 1280, spec.height, spec.width))[None] for frame in frames(720, 1280)]
+    spec, way = engine.spec, engine.spec.input
+    prepared = [kernels.network_input(frame, Fit(720, 1280, way.height, way.width))[None] for frame in frames(720, 1280)]
     chosen = -1 - np.arange(classes)
     mask = draw_masks(spec, np.random.default_rng(0))
     return lambda number: engine.run(prepared[number % len(prepared)], chosen, mask)
@@ -174,10 +175,11 @@ def _overlay(rounds: int) -> Rows:
 
 def _downscale(graphs: Graphs, rounds: int) -> Rows:
     pictures, spec = frames(1080, 1920), graphs.open(graphs.fp32).spec
-    fit = Fit(1080, 1920, spec.height, spec.width)
+    normalised = replace(spec.input, kind="tensor")
+    fit = Fit(1080, 1920, spec.input.height, spec.input.width)
 
     candidates: dict[str, Candidate] = {
-        "dkcam": lambda n: kernels.network_input(pictures[n % 4], fit, normalise=(spec.mean, spec.std)),
+        "dkcam": lambda n: kernels.network_tensor(pictures[n % 4], fit, normalised),
         "OpenCV INTER_AREA and NumPy": lambda n: usual_input(pictures[n % 4], spec),
     }
     return list(paired(candidates, "dkcam", rounds))

@@ -18,8 +18,8 @@ Peer = Callable[[Frame], Any]
 
 def usual_input(frame: Frame, spec: ModelSpec) -> NDArray[np.float32]:
     """The usual preprocessing: resize, scale, normalise, float32 [3, H, W]."""
-    rgb = cv2.resize(frame, (spec.width, spec.height), interpolation=cv2.INTER_AREA)[..., ::-1]
-    values = (rgb.astype(np.float32) / 255 - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
+    rgb = cv2.resize(frame, (spec.input.width, spec.input.height), interpolation=cv2.INTER_AREA)[..., ::-1]
+    values = (rgb.astype(np.float32) / 255 - np.array(spec.input.mean, np.float32)) / np.array(spec.input.std, np.float32)
     return np.ascontiguousarray(values.transpose(2, 0, 1), np.float32)
 
 
@@ -175,7 +175,7 @@ def openvino(module: Any, spec: ModelSpec, data: bytes, threads: int = 0) -> Pee
     top = np.array([-1], np.int64)
 
     def run(frame: Frame) -> Any:
-        rgb = np.ascontiguousarray(cv2.resize(frame, (spec.width, spec.height), interpolation=cv2.INTER_AREA)[..., ::-1])
+        rgb = np.ascontiguousarray(cv2.resize(frame, (spec.input.width, spec.input.height), interpolation=cv2.INTER_AREA)[..., ::-1])
         return opencv_overlay(frame, compiled({"image": rgb[None], "classes": top})["heatmap"][0, 0])
 
     return run

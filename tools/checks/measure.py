@@ -51,8 +51,8 @@ def measure(
     explainer: Explains, found: Iterator[Sample], rules: Rules, *, against: Explains | None = None, advance: Callable[[], None]
 ) -> Iterator[Record]:
     """Run the model, and the one to compare with, over all samples in batches."""
-    if explainer.spec.explain not in (None, 1):
-        raise ModelFileError(f"this model explains exactly {explainer.spec.explain} classes at once; export it without --classes")
+    if explainer.spec.explanation.count not in (None, 1):
+        raise ModelFileError(f"this model explains exactly {explainer.spec.explanation.count} classes at once; export it without --classes")
     batch: list[Sample] = []
     for sample in found:
         batch.append(sample)
@@ -67,7 +67,7 @@ def measure(
 def _explained(explainer: Explains, batch: Sequence[Sample]) -> list[tuple[Explanation, Map, Map | None]]:
     """Each sample's explanation, the heatmap of its true class (else the top one), and of a wrong class."""
     prepared = [explainer.prepare(sample.image) for sample in batch]
-    if explainer.spec.explain == 1:
+    if explainer.spec.explanation.count == 1:
         single = [explainer.infer_many([each], [_wanted(sample)])[0] for each, sample in zip(prepared, batch, strict=True)]
         return [(said, said.heatmap[0], None) for said in single]
     asked = sorted({_wanted(sample) for sample in batch} | {-1, -2}) if len(explainer.spec.labels) > 1 else [-1]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from dkcam.engines import open_bytes
 from dkcam.engines.engine import EngineOptions
+from dkcam.fields import METHODS, VARIANTS
 from dkcam.runtime.explainer import DEMO_MODEL, Explainer
-from dkcam.spec import METHODS, VARIANTS
 
 MASKS = 32
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from dkcam.fields import VARIANTS
 from dkcam.interval import Mean, mean_of_table
-from dkcam.spec import VARIANTS
 
 TEMPLATE = Path(__file__).with_name("report.html")
 PAPER = {0.5: {"plain": 0.807, "dropout": 0.983, "dropkey": 0.998}, 0.6: {"plain": 0.481, "dropout": 0.766, "dropkey": 0.878}}

@@ -64,4 +64,4 @@ def _numbers(explainer: Explains, classes: Classes) -> tuple[int, ...]:
 
 def with_runner_up(explainer: Explains, classes: Classes) -> Explains:
     """The explainer itself where its graph explains a fixed number of classes, or knows only one."""
-    return explainer if explainer.spec.explain is not None or len(explainer.spec.labels) < 2 else WithRunnerUp(explainer, classes)
+    return explainer if explainer.spec.explanation.count is not None or len(explainer.spec.labels) < 2 else WithRunnerUp(explainer, classes)

@@ -146,7 +146,7 @@ def _recovery(options: RunOptions) -> Recovery:
 def _batch(explainer: Explains, options: RunOptions) -> int:
     """Frames at once; a grid's windows fill the batch already."""
     spec = explainer.spec
-    return spec.batch[1] if "batch" in spec.dynamic and options.grid is None else 1
+    return spec.input.batch[1] if "batch" in spec.input.dynamic and options.grid is None else 1
 
 
 def _flight(options: RunOptions, recovery: Recovery) -> FlightRecorder | None:

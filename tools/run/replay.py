@@ -50,7 +50,7 @@ def run_replay(options: RunOptions, dump: object) -> bool:
         finished = True
     finally:
         close_all(outputs, finished)
-    allowed = TOLERANCE[explainer.spec.precision]
+    allowed = TOLERANCE[explainer.spec.provenance.precision]
     echo(
         f"{dump.path.name} ({dump.cause}): {count} frames on {explainer.device}; heatmaps differ by {maps:.1e} of their maximum at most "
         f"(allowed {allowed:g}), probabilities by {scores:.1e}"

@@ -92,7 +92,7 @@ def live_rules(rules: Rules, explainer: Explains, *, quiet: bool = False) -> Liv
     from dkcam.tools.checks.rules import check_classes
 
     check_classes(rules, explainer.spec.labels, live=True)
-    watch = LiveRules(rules, samples=bool(explainer.spec.samples))
+    watch = LiveRules(rules, samples=explainer.spec.masks is not None)
     if len(watch.skipped) == len(rules.rules):
         raise DataError(f"{rules.source} has no rule that can be judged live; expected confidence, region, entropy, jitter or stability")
     if watch.skipped and not quiet:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dkcam.spec import STRIDE
+from dkcam.export.sizes import STRIDE
 
 STAGES = ((0.45, 1 / 3), (0.30, 1 / 2), (0.18, 2 / 3), (0.07, 1.0))  # (share of the pictures, canvas over full size)
 

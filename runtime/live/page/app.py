@@ -77,9 +77,9 @@ class Context:
             "colormaps": list(COLORMAPS),
             "layouts": list(LAYOUTS),
             "cameras": self.cameras(),
-            "can": {"masks": bool(explainer.spec.samples), "dump": self.dump is not None},
+            "can": {"masks": explainer.spec.masks is not None, "dump": self.dump is not None},
             "classes": None if settings.classes is None else list(settings.classes),
-            "count": explainer.spec.explain,
+            "count": explainer.spec.explanation.count,
             "alpha": settings.style.alpha,
             "colormap": settings.style.colormap,
             "layout": settings.style.layout,
@@ -275,8 +275,8 @@ def chosen(names: Sequence[str], explainer: Explains) -> tuple[int, ...] | None:
     classes = tuple(class_number(explainer.spec, name.strip()) for name in names if name.strip())
     if len(classes) > MOST_CLASSES:
         raise InputError(f"{len(classes)} classes at once, expected {MOST_CLASSES} at most")
-    if classes and explainer.spec.explain not in (None, len(classes)):
-        raise InputError(f"this model explains exactly {explainer.spec.explain} classes, {len(classes)} were asked for")
+    if classes and explainer.spec.explanation.count not in (None, len(classes)):
+        raise InputError(f"this model explains exactly {explainer.spec.explanation.count} classes, {len(classes)} were asked for")
     return classes or None
 
 

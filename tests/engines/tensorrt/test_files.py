@@ -13,11 +13,12 @@ from dkcam.engines.tensorrt.files import Plan, _own_hash, read_engine, sidecar_o
 from dkcam.engines.tensorrt.library import Gpu, Library
 from dkcam.engines.tensorrt.profile import Profile
 from dkcam.errors import DkcamError, EngineError, ModelFileError
-from dkcam.spec import ModelSpec
+from dkcam.spec import Provenance
+from tests.specs import model_spec
 
 ORIN, H100 = Gpu("Orin", "8.7"), Gpu("NVIDIA H100", "9.0")
 LIBRARY = Library(None, "tensorrt", "10.3.0")
-SPEC = ModelSpec(("a", "b"), 64, 96, fidelity={"pearson": 0.99}, precision="fp16")
+SPEC = model_spec(("a", "b"), provenance=Provenance(fidelity={"pearson": 0.99}, precision="fp16"))
 PLAN = Plan(b"a plan" * 100, SPEC, "ab" * 32, Profile.of(SPEC))
 
 

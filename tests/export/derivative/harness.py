@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
+import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
@@ -26,8 +27,9 @@ from torch import Tensor
 
 from dkcam.export.checking.interpreter import evaluate
 from dkcam.export.derivative.cotangent import Cotangent, full
+from dkcam.export.derivative.rule import UnsupportedOperator
 from dkcam.export.derivative.sweep import sweep
-from dkcam.export.writer import Writer
+from dkcam.export.writer import FLOATS, Writer
 
 Array = NDArray[Any]
 Reference = Callable[..., Any]
@@ -36,6 +38,7 @@ Reference = Callable[..., Any]
 EXACT = 1e-9  # float64, relative to the largest number of the gradient
 ROUNDED = 2e-7  # where a rule's constants have no exact float32
 SINGLE = 1e-4  # float32
+ZERO = 0.05  # gradients below count as this large: those that cancel to 0 have no scale of their own
 HALF = 4e-3  # float32 behind a network that computes in float16
 SEEDS = ("full", "lazy", "even", "pair", "lazy pair")
 
@@ -46,7 +49,8 @@ class Operator:
 
     inputs: the picture-dependent ones and the constants, in ONNX's order, None where one is left out. active: which of them want
     a gradient. free: input → axis → name of the dimensions that are unknown in the graph. computed: constants that are written
-    as float16 behind a Cast, so that no rule sees their numbers. half: the network computes in float16.
+    as float16 behind a Cast, so that no rule sees their numbers. half: the network computes in float16. used: the outputs that
+    something reads; None for all of real numbers. declared: the outputs' shapes, where inference does not tell them.
     """
 
     kind: str
@@ -58,6 +62,11 @@ class Operator:
     free: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
     computed: Sequence[int] = ()
     half: bool = False
+    used: Sequence[int] | None = None
+    declared: Sequence[Sequence[int | str]] = ()
+
+    def reads(self, index: int) -> bool:
+        return self.used is None or index in self.used
 
     def __str__(self) -> str:
         shapes = ", ".join("-" if v is None else str(list(v.shape)) for v in self.inputs)
@@ -95,8 +104,11 @@ class Operator:
         outs = [f"y{index}" for index in range(self.outputs)]
         nodes.append(helper.make_node(self.kind, names, outs, name="node", **self.attributes))
         graph = helper.make_graph(nodes, "one operator", values, [helper.make_empty_tensor_value_info(name) for name in outs], constants)
-        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=9)
-        model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True))
+        opsets = [helper.make_opsetid("", self.opset)]
+        proto = helper.make_model(graph, opset_imports=opsets, ir_version=max(9, helper.find_min_ir_version_for(opsets)))
+        model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=not self.declared, data_prop=True))
+        for output, told in zip(model.graph.outputs, self.declared, strict=False):
+            output.shape, output.type = ir.Shape(told), model.graph.inputs[0].type
         for index, output in enumerate(model.graph.outputs):
             assert output.shape is not None, f"{self}: the rank of its output is not known"
             sizes = [d if isinstance(d, int) or d.value is not None else f"y{index}.{axis}" for axis, d in enumerate(output.shape)]
@@ -127,7 +139,9 @@ def swept(operator: Operator, shapes: Sequence[Sequence[int]], *, seeds: Sequenc
     results, cotangents = [], {}
     for seed in seeds:
         given: dict[ir.Value, Cotangent] = {}
-        for output, shape in zip(list(graph.outputs), shapes, strict=False):
+        for index, (output, shape) in enumerate(zip(list(graph.outputs), shapes, strict=False)):
+            if not operator.reads(index) or output.dtype not in FLOATS:
+                continue
             declared = list(output.shape or ())
             parts: list[ir.Value | None] = [None, None]
             for part, keep in enumerate(kept(seed, len(shape), generator)):
@@ -147,10 +161,11 @@ def swept(operator: Operator, shapes: Sequence[Sequence[int]], *, seeds: Sequenc
         for value in targets:
             assert value in arrived, f"{operator}: no gradient reaches {value.name}"
             whole = full(writer, arrived[value].whole(writer), value)
-            result = writer.op("Identity", whole)
-            result.name = f"{value.name}.{seed}"
-            result.shape = ir.Shape(["K", *(value.shape or ())])
-            results.append(result)
+            node = ir.node("Identity", [whole], num_outputs=1)  # of its own, even where two gradients are one value
+            node.outputs[0].name, node.outputs[0].type = f"{value.name}.{seed}", whole.type
+            node.outputs[0].shape = ir.Shape(["K", *(value.shape or ())])
+            graph.append(node)
+            results.append(node.outputs[0])
     graph.outputs[:] = results  # an output of the operator that no rule reads need not run
     RemoveUnusedNodesPass()(model)
     return Swept(model, feed, cotangents, [node for node in graph if node not in before])
@@ -191,13 +206,21 @@ def check(
     run = swept(operator, [tuple(one.shape) for one in outputs], seeds=seeds, k=k, random=random)
     proto = ir.to_proto(run.model)
     plain(run.written)
-    onnx.checker.check_model(proto, full_check=True)
+    onnx.checker.check_model(proto, full_check=not operator.declared)
     expected = expectations(operator, inputs, outputs, run, seeds)
     feed = {name: array.astype(np.float64) if array.dtype.kind == "f" else array for name, array in run.feed.items()}
     compare(operator, "float64", interpreted(run.model, feed, list(expected)), expected, exact)
     for level in range(4):
         compare(operator, f"ONNX Runtime, level {level}", runtime(proto, run.feed, list(expected), level), expected, single)
     return run
+
+
+def refused(operator: Operator, why: str, shape: Sequence[int] = ()) -> None:
+    """The rule refuses this form, saying why. shape: of the output, where it is not that of the first input."""
+    array = operator.inputs[0]
+    assert array is not None
+    with pytest.raises(UnsupportedOperator, match=why):
+        swept(operator, [shape or array.shape], seeds=["full"])
 
 
 def expectations(
@@ -208,12 +231,15 @@ def expectations(
     leaves = [inputs[index] for index in operator.active]
     for seed in seeds:
         cotangents = []
-        for index, output in enumerate(outputs[: operator.outputs]):
+        real = [(index, output) for index, output in enumerate(outputs) if f"y{index}.{seed}.g" in run.feed]
+        for index, output in real:
             g = torch.from_numpy(run.feed[f"y{index}.{seed}.g"].astype(np.float64))
             d = run.feed.get(f"y{index}.{seed}.d")
             whole = g if d is None else g * torch.from_numpy(d.astype(np.float64))
             cotangents.append(whole.broadcast_to(len(g), *output.shape))
-        rows = [torch.autograd.grad(list(outputs), leaves, row, retain_graph=True) for row in zip(*cotangents, strict=True)]
+        rows = [
+            torch.autograd.grad([output for _, output in real], leaves, row, retain_graph=True) for row in zip(*cotangents, strict=True)
+        ]
         for index, column in zip(operator.active, zip(*rows, strict=True), strict=True):
             found[f"x{index}.{seed}"] = torch.stack(column).numpy()
     return found
@@ -223,7 +249,8 @@ def compare(operator: Operator, how: str, found: Mapping[str, Array], expected: 
     for name, right in expected.items():
         one = found[name]
         assert one.shape == right.shape, f"{operator}: {name} by {how} is {one.shape}, not {right.shape}"
-        error = float(np.abs(one - right).max()) / (float(np.abs(right).max()) or 1.0) if right.size else 0.0
+        scale = max(float(np.abs(right).max()), ZERO) if right.size else 1.0
+        error = float(np.abs(one - right).max()) / scale if right.size else 0.0
         assert error <= tolerance, f"{operator}: {name} by {how} is off by {error:.1e}"
 
 

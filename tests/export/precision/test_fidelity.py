@@ -16,9 +16,9 @@ from dkcam.export.precision.calibrate import POWER, best_range
 from dkcam.export.precision.fidelity import Fidelity, Thresholds, Truth, compare
 from dkcam.export.precision.numerics import Int8
 from dkcam.export.precision.search import fit
-from dkcam.spec import ModelSpec
+from tests.specs import model_spec
 
-SPEC = ModelSpec(("a", "b", "c"), 64, 96)
+SPEC = model_spec(("a", "b", "c"))
 PICTURE = np.zeros((64, 96, 3), np.uint8)
 
 

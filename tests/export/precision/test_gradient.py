@@ -90,7 +90,7 @@ def test_the_gradient_is_that_of_the_file_s_own_network(layer: str, name: str, v
     checkpoint = tiny_checkpoint(variant)
     spec = make_spec(checkpoint, ExportOptions(size=SIZE, layer=layer, outputs=("gradient", "heatmap")))
     data = write_graph(checkpoint, spec, numerics=numerics_of(checkpoint, name), probes=True)
-    said = open_bytes(data, name).run(graph_input(pictures(1, seed=3)[0][None], spec), np.array([2]))
+    said = open_bytes(data, name).run(graph_input(pictures(1, seed=3)[0][None], spec.input), np.array([2]))
     expected = twin_gradient(checkpoint, data, layer, said, 2)
     assert np.abs(expected).max() > 0
     assert float(np.abs(said["gradient"][0, 0] - expected).max()) <= 1e-5 * float(np.abs(expected).max())

@@ -51,7 +51,7 @@ def ranges(variant: str) -> Mapping[str, tuple[float, float]]:
     """Of ``tiny_checkpoint(variant)``; calibrating takes longer than the tests that need it."""
     checkpoint = tiny_checkpoint(variant)
     spec = make_spec(checkpoint, ExportOptions(size=SIZE, input="tensor"))
-    return calibrate(checkpoint.module(), [graph_input(p[None], spec)[0] for p in pictures(6)])
+    return calibrate(checkpoint.module(), [graph_input(p[None], spec.input)[0] for p in pictures(6)])
 
 
 def int8(checkpoint: Checkpoint, target: str, kept: frozenset[str] = frozenset()) -> Int8:
@@ -69,18 +69,18 @@ def test_every_kind_stays_near_float32(kind: str, precision: str) -> None:
     spec = make_spec(checkpoint, ExportOptions(size=SIZE, **KINDS[kind]))
     exact = open_bytes(write_graph(checkpoint, spec), "fp32")
     low = open_bytes(write_graph(checkpoint, spec, numerics=numerics_of(checkpoint, precision)), precision)
-    mask = np.random.default_rng(1).random((3, 12, 12)) < 0.3 if spec.samples else None
+    mask = np.random.default_rng(1).random((3, 12, 12)) < 0.3 if spec.masks else None
     found: dict[str, list[float]] = {}
     for picture in pictures(3, seed=9):
-        image = graph_input(picture[None], spec)
+        image = graph_input(picture[None], spec.input)
         expected, given = exact.run(image, np.array([1]), mask), low.run(image, np.array([1]), mask)
-        for name in spec.outputs:
+        for name in spec.explanation.outputs:
             assert given[name].shape == expected[name].shape and given[name].dtype == expected[name].dtype
             if expected[name].std() > 0 and name != "explained":
                 pair = (array.astype(np.float64).ravel() for array in (given[name], expected[name]))
                 found.setdefault(name, []).append(pearson(*pair))
     # gradients of inner layers pass ReLUs that rounding switches; scores and layer4's maps are smooth
-    switched = {"heatmap", "weights", "gradient"} if spec.layer != "layer4" else set()
+    switched = {"heatmap", "weights", "gradient"} if spec.explanation.layers[0] != "layer4" else set()
     for name, values in found.items():
         if precision == "fp16":
             assert min(values) >= (0.9 if name in switched else 0.999), (name, values)
@@ -96,7 +96,7 @@ def test_the_gradient_belongs_to_the_low_precision_network(layer: str) -> None:
     everything = frozenset(name for name in dict(checkpoint.module().named_modules()) if "conv" in name or "downsample.0" in name)
     spec = make_spec(checkpoint, ExportOptions(size=SIZE, layer=layer, outputs=("gradient",)))
     kept = replace(numerics, kept=everything)
-    image = graph_input(pictures(1)[0][None], spec)
+    image = graph_input(pictures(1)[0][None], spec.input)
     merged = open_bytes(write_graph(checkpoint, spec, numerics=kept), "merged").run(image, np.array([2]))["gradient"]
     plain = open_bytes(write_graph(checkpoint, spec), "plain").run(image, np.array([2]))["gradient"]
     assert float(np.abs(merged - plain).max()) <= 1e-3 * float(np.abs(plain).max())

@@ -1,0 +1,1 @@
+"""What is explained: layers, scores, and the maps made of both."""
