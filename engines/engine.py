@@ -84,10 +84,9 @@ def graph_input(pictures: NDArray[np.uint8], way: InputSpec) -> NDArray[Any]:
     values = pictures.astype(np.float32)
     if way.channels == "gray":
         values = values @ np.array(LUMA, np.float32)[:, None]
-    elif way.channels == "bgr":
-        values = values[..., ::-1]
     mean, std = (np.array(each[: way.planes], np.float32) for each in way.of_unit)
-    return np.ascontiguousarray(((values / 255 - mean) / std).transpose(0, 3, 1, 2), np.float32)
+    planes = ((values / 255 - mean) / std).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(planes[:, ::-1] if way.channels == "bgr" else planes, np.float32)
 
 
 def draw_masks(spec: ModelSpec, rng: np.random.Generator, height: int | None = None, width: int | None = None) -> NDArray[np.bool_] | None:

@@ -18,6 +18,7 @@ from dkcam.export.explain.scores import Explained
 from dkcam.export.explain.tasks import Task
 from dkcam.export.writer import Writer, shape_of
 from dkcam.printable import printable
+from dkcam.spec import SPEC_KEY, ModelSpec
 
 WRITERS = {"classify": classify.explain, "regress": regress.explain, "dense": dense.explain}
 
@@ -122,3 +123,12 @@ def _finish(model: ir.Model, outputs: Mapping[str, ir.Value], own: Mapping[str, 
         graph.inputs.append(classes)
     RemoveUnusedNodesPass()(model)
     TopologicalSortPass()(model)
+
+
+def to_bytes(model: ir.Model, spec: ModelSpec) -> bytes:
+    """The file: same graph and spec, same bytes."""
+    names = "{" + ", ".join(f"{i}: {label!r}" for i, label in enumerate(spec.labels)) + "}"
+    model.metadata_props.clear()
+    model.metadata_props.update({SPEC_KEY: spec.to_json(), "names": names})
+    model.producer_name, model.producer_version = "dkcam", spec.provenance.versions.get("dkcam", "")
+    return bytes(ir.to_proto(model).SerializeToString(deterministic=True))

@@ -2,61 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
 
 from msgspec.structs import replace as changed
 
 from dkcam.engines.progress import Report, silent
 from dkcam.errors import EngineError, ExportError
 from dkcam.export.checkpoint import Checkpoint
-from dkcam.export.graph import write_graph
+from dkcam.export.checkpoint_graph import subject_of, write_graph
+from dkcam.export.exported import Exported
 from dkcam.export.options import ExportOptions
-from dkcam.export.parity import CEILING, FACTOR, MOST_KINKS, TOLERANCE, Parity
 from dkcam.export.pictures import Pictures
-from dkcam.export.precision.build import LowPrecision, lower
-from dkcam.export.sizes import STRIDE
+from dkcam.export.precision.build import LowPrecision, build
+from dkcam.export.sizes import STRIDE, check_size
 from dkcam.export.verify import verify
 from dkcam.spec import ExplanationSpec, InputSpec, MaskSpec, ModelSpec, NetworkSpec, Provenance, check_masks
 
 DEFAULT_SIZE = (224, 224)
+DEFAULT_LAYER = "layer4"
 OUT_OF_MEMORY = ("allocate memory", "bad_alloc", "Failed to allocate")  # torch's and onnxruntime's words
-
-
-@dataclass(frozen=True)
-class Exported:
-    """The file's bytes, its spec, and the parity figures (None with verification left out)."""
-
-    data: bytes
-    spec: ModelSpec
-    parity: Parity | None
-    low: LowPrecision | None = None
-
-    def report(self) -> Mapping[str, Any]:
-        """What ``--report`` writes: the spec, every row, the limits, sizes."""
-        parity = self.parity or Parity()
-        return {
-            "spec": json.loads(self.spec.to_json()),
-            "bytes": len(self.data),
-            # the limit of a map: tolerance, or float32_factor times torch's own float32 error, never above ceiling
-            "tolerance": TOLERANCE,
-            "float32_factor": FACTOR,
-            "ceiling": CEILING,
-            "verified": self.parity is not None,
-            "input_dependence": parity.input_dependence,
-            "kinks": parity.kinks if self.parity else None,
-            "kink_units": parity.units if self.parity else None,
-            "most_kinks": MOST_KINKS,
-            "attention_score": parity.score if self.parity else None,
-            "pictures": parity.images,
-            "classes_judged": parity.classes if self.parity else None,
-            "fidelity": self.low.fidelity.figures() if self.low and self.low.fidelity else None,
-            "kept": [asdict(layer) for layer in self.low.kept] if self.low else [],
-            "parity": [asdict(row) | {"passed": row.passed} for row in parity.rows],
-        }
 
 
 def make_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
@@ -64,6 +29,7 @@ def make_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
     config = checkpoint.config
     options = replace(options, size=options.size or checkpoint.size or DEFAULT_SIZE)  # the checkpoint's is checked like --size
     assert options.size is not None
+    check_size(*options.size)
     height, width = options.size
     way = InputSpec(
         kind=options.input,
@@ -77,7 +43,11 @@ def make_spec(checkpoint: Checkpoint, options: ExportOptions) -> ModelSpec:
         multiple=STRIDE,
     )
     explanation = ExplanationSpec(
-        layers=(options.layer,), method=options.method, count=options.explain, explained_output="logits", outputs=options.output_names()
+        layers=(options.layer or DEFAULT_LAYER,),
+        method=options.method,
+        count=options.explain,
+        explained_output="logits",
+        outputs=options.output_names(),
     )
     provenance = Provenance(
         sha256=checkpoint.sha256,
@@ -129,7 +99,7 @@ def export(
         raise ExportError(f"--classes {options.explain}: the model has {checkpoint.config.classes} classes")
     low = None
     if spec.provenance.precision != "fp32":
-        low = lower(checkpoint, spec, calibration, check=check, report=report)
+        low = build(subject_of(checkpoint, spec), spec, calibration, check=check, report=report)
         spec = low.describe(spec)
     if not check:
         return Exported(_write(checkpoint, spec, low), spec, None, low)
@@ -149,4 +119,4 @@ def export(
 
 
 def _write(checkpoint: Checkpoint, spec: ModelSpec, low: LowPrecision | None) -> bytes:
-    return write_graph(checkpoint, spec, numerics=low.numerics if low else None)
+    return write_graph(checkpoint, spec, low.numerics if low else None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -17,94 +17,106 @@ from dkcam.engines import open_bytes
 from dkcam.engines.engine import graph_input
 from dkcam.engines.progress import Report, silent
 from dkcam.errors import ExportError
-from dkcam.export.assemble import Wanted
+from dkcam.export.assemble import Wanted, to_bytes
 from dkcam.export.camera import CONDITIONS, camera_pictures
-from dkcam.export.checking.original import compare, network_input
+from dkcam.export.checking.original import Session, compare, network_input
 from dkcam.export.checking.score_check import check_score
 from dkcam.export.checking.verify_graph import Outputs, Subject, verify_graph
+from dkcam.export.exported import Exported
 from dkcam.export.networks.network import Network
-from dkcam.export.parity import Parity
+from dkcam.export.options import ExportOptions
+from dkcam.export.parity import Row
+from dkcam.export.passes.store_half import store_half
 from dkcam.export.pictures import Pictures
+from dkcam.export.precision.build import Subject as LowSubject
+from dkcam.export.precision.build import build
+from dkcam.export.precision.lower import lower
+from dkcam.export.precision.numerics import Numerics
 from dkcam.export.prepare import DEFAULT_OUTPUTS, Prepared, prepare
 from dkcam.export.writer import Dimension
 from dkcam.fields import OUTPUTS
-from dkcam.spec import SPEC_KEY, ExplanationSpec, InputSpec, ModelSpec, NetworkSpec, Provenance
+from dkcam.spec import ExplanationSpec, InputSpec, ModelSpec, NetworkSpec, Provenance
 
 
-@dataclass(frozen=True)
-class NetworkOptions:
-    """What to write. task: "auto" or a task. layers: as ``--layer`` names them, () for the default. count: K, None for free. outputs:
-    fixed names and the network's own, None for the default set and all of its own. kind: of the input, rgb8 or tensor. labels: () takes
-    the file's.
-    """
-
-    task: str = "auto"
-    layers: tuple[str, ...] = ()
-    method: str = "gradcam"
-    count: int | None = None
-    per_image: bool = False
-    outputs: tuple[str, ...] | None = None
-    kind: str = "rgb8"
-    labels: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ExportedNetwork:
-    """The file's bytes, its spec, the parity figures (None unverified), and what was taken for granted, in words."""
-
-    data: bytes
-    spec: ModelSpec
-    parity: Parity | None
-    notes: Sequence[str] = field(default_factory=tuple)
+def describe(network: Network, options: ExportOptions) -> tuple[Prepared, ModelSpec]:
+    """The network made ready, which uses it up, and the spec of its file before verification. Errors: ExportError."""
+    own = [name for name in options.outputs or () if name not in OUTPUTS]
+    labels = options.labels or network.labels or ()
+    prepared = prepare(network, kind=options.input, task=options.task, layers=options.layers, named=own, labels=len(labels))
+    if labels and prepared.task.kind != "regress" and len(labels) != prepared.classes:
+        raise ExportError(f"the network has {prepared.classes} classes, there are {len(labels)} labels; expected one label per class")
+    if options.explain is not None and prepared.task.kind != "regress" and options.explain > prepared.classes:
+        raise ExportError(f"--classes {options.explain}: the network has {prepared.classes} classes")
+    if options.samples or options.mask_ratio is not None:
+        raise ExportError("--samples and --mask-ratio are about DropKey masks, which our ResNet-50 alone has; leave them out")
+    return prepared, _spec(network, options, prepared, _outputs(options, prepared), labels)
 
 
 def export_network(
     network: Network,
-    options: NetworkOptions,
+    options: ExportOptions,
     *,
-    original: Any = None,
+    original: Session | None = None,
     check: bool = True,
     calibration: Pictures | None = None,
     report: Report = silent,
-) -> ExportedNetwork:
-    """Explain a network, which is used up, and verify it.
+) -> Exported:
+    """Explain a network and verify the file; the network stays as it is.
 
-    original: a session on the user's own file, whose outputs must stay as they are. Errors: ExportError, ParityError.
+    original: the network as the user has it, whose outputs must stay as they are. Errors: ExportError, ParityError.
     """
-    own = [name for name in options.outputs or () if name not in OUTPUTS]
-    labels = options.labels or network.labels or ()
     report("finding the task and the layer", 0, 0)
-    sources = [output.name or "" for output in network.outputs]
-    prepared = prepare(network, kind=options.kind, task=options.task, layers=options.layers, named=own, labels=len(labels))
-    if labels and prepared.task.kind != "regress" and len(labels) != prepared.classes:
-        raise ExportError(f"the network has {prepared.classes} classes, there are {len(labels)} labels; expected one label per class")
-    outputs = _outputs(options, prepared)
-    kept = {name: value for name, value in prepared.own.items() if not own or name in own}
-    spec = _spec(network, options, prepared, outputs, labels)
-    before = prepared.snapshot() if check else None
-    report("writing the way back", 0, 0)
-    wanted = Wanted(prepared.layers, options.method, options.count, options.per_image, outputs, kept)
-    model = prepared.write(wanted)
-    notes = _notes(network, prepared)
-    if before is None:
-        return ExportedNetwork(to_bytes(model, spec), spec, None, notes)
-    subject = Subject(
-        before, prepared.task, prepared.layers, options.method, outputs, spec.labels, options.count, prepared.classes, options.per_image
-    )
+    prepared, spec = describe(network.copy(), options)
+    notes, low = _notes(network, prepared), None
+    if options.precision != "fp32":
+        subject = LowSubject(
+            prepared.snapshot(),
+            prepared.boundary(),
+            tuple(layer.name for layer in prepared.layers),
+            lambda numerics: _write(network, options, spec, numerics),
+        )
+        low = build(subject, spec, calibration, check=check, report=report)
+        spec = low.describe(spec)
+    if not check:
+        return Exported(_write(network, options, spec, low.numerics if low else None), spec, None, low, notes)
     report("comparing with autograd", 0, 0)
     batches = _batches(spec, calibration)
-    check_score(before, prepared.task, {"image": batches[0][2]}, np.random.default_rng(0))
-    data = to_bytes(model, spec)
-    parity = verify_graph(data, subject, [(kinds, image) for kinds, _, image in batches], _run)
-    if original is not None:
-        names = {source: new for source, new in zip(sources, prepared.own, strict=False) if new in kept}
-        parity = replace(parity, rows=(*parity.rows, *_unchanged(data, original, network, batches, names)))
+    check_score(prepared.model, prepared.task, {"image": batches[0][2]}, np.random.default_rng(0))
+    data = _write(network, options, spec, None)
+    parity = verify_graph(
+        data,
+        Subject(prepared.model, prepared.task, prepared.layers, spec, prepared.classes),
+        [(kinds, image) for kinds, _, image in batches],
+        _run,
+    )
+    names = {output.name or "": new for output, new in zip(network.outputs, prepared.own, strict=False) if new in _kept(prepared, options)}
+    if original is not None and names:
+        rows, why = _unchanged(data, original, network, batches[0], names)
+        parity, notes = replace(parity, rows=(*parity.rows, *rows)), (*notes, *why)
     parity.check()
     spec = changed(spec, provenance=changed(spec.provenance, verified=True, parity=parity.worst()))
-    return ExportedNetwork(to_bytes(model, spec), spec, parity, notes)
+    return Exported(_write(network, options, spec, low.numerics if low else None), spec, parity, low, notes)
 
 
-def _outputs(options: NetworkOptions, prepared: Prepared) -> tuple[str, ...]:
+def _write(network: Network, options: ExportOptions, spec: ModelSpec, numerics: Numerics | None) -> bytes:
+    """The file's bytes in these numerics, None for float32."""
+    prepared, _ = describe(network.copy(), options)
+    if numerics is not None:
+        lower(prepared.model, numerics, prepared.boundary(), tuple(layer.name for layer in prepared.layers))
+    told = spec.explanation
+    wanted = Wanted(prepared.layers, told.method, told.count, told.per_image, told.outputs, _kept(prepared, options))
+    model = prepared.write(wanted)
+    store_half(model)
+    return to_bytes(model, spec)
+
+
+def _kept(prepared: Prepared, options: ExportOptions) -> Mapping[str, ir.Value]:
+    """The network's own outputs that stay: those that are named, else all."""
+    named = [name for name in options.outputs or () if name not in OUTPUTS]
+    return {name: value for name, value in prepared.own.items() if not named or name in named}
+
+
+def _outputs(options: ExportOptions, prepared: Prepared) -> tuple[str, ...]:
     """Fixed names in their fixed order."""
     fixed = [name for name in options.outputs or () if name in OUTPUTS]
     defaults = DEFAULT_OUTPUTS[prepared.task.kind]
@@ -114,7 +126,7 @@ def _outputs(options: NetworkOptions, prepared: Prepared) -> tuple[str, ...]:
     return tuple(name for name in OUTPUTS if name in chosen)
 
 
-def _spec(network: Network, options: NetworkOptions, prepared: Prepared, outputs: tuple[str, ...], labels: Sequence[str]) -> ModelSpec:
+def _spec(network: Network, options: ExportOptions, prepared: Prepared, outputs: tuple[str, ...], labels: Sequence[str]) -> ModelSpec:
     picture = network.picture
     height, width = network.size
     unnamed = "output" if prepared.task.kind == "regress" else "class"
@@ -122,7 +134,7 @@ def _spec(network: Network, options: NetworkOptions, prepared: Prepared, outputs
         labels=tuple(labels) or tuple(f"{unnamed} {i}" for i in range(prepared.classes)),
         task=prepared.task.kind,
         input=InputSpec(
-            kind=options.kind,
+            kind=options.input,
             height=height,
             width=width,
             channels=picture.channels,
@@ -139,14 +151,17 @@ def _spec(network: Network, options: NetworkOptions, prepared: Prepared, outputs
             layers=tuple(layer.name for layer in prepared.layers),
             map_sizes=_map_sizes([layer.size for layer in prepared.layers]),
             method=options.method,
-            count=options.count,
+            count=options.explain,
             per_image=options.per_image,
             explained_output=prepared.task.output.name or "",
             outputs=outputs,
         ),
         network=NetworkSpec(producer=network.producer),
         provenance=Provenance(
-            sha256=network.sha256, versions={name: version(name) for name in ("dkcam", "torch", "onnx", "onnx-ir", "onnxruntime")}
+            sha256=network.sha256,
+            precision=options.precision,
+            target=(options.target or "cpu") if options.precision == "int8" else "any",
+            versions={name: version(name) for name in ("dkcam", "torch", "onnx", "onnx-ir", "onnxruntime")},
         ),
     )
 
@@ -169,15 +184,6 @@ def _notes(network: Network, prepared: Prepared) -> tuple[str, ...]:
     if prepared.task.assumed:
         notes.append(prepared.task.assumed)
     return tuple(notes)
-
-
-def to_bytes(model: ir.Model, spec: ModelSpec) -> bytes:
-    """The file: same graph and spec, same bytes."""
-    names = "{" + ", ".join(f"{i}: {label!r}" for i, label in enumerate(spec.labels)) + "}"
-    model.metadata_props.clear()
-    model.metadata_props.update({SPEC_KEY: spec.to_json(), "names": names})
-    model.producer_name, model.producer_version = "dkcam", spec.provenance.versions.get("dkcam", "")
-    return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
 
 Batch = tuple[list[str], NDArray[np.uint8], NDArray[Any]]
@@ -209,10 +215,15 @@ def _run(data: bytes, name: str) -> Callable[[NDArray[np.generic], NDArray[np.in
     return lambda image, classes, names: engine.run(image, classes)
 
 
-def _unchanged(data: bytes, original: Any, network: Network, batches: Sequence[Batch], names: Mapping[str, str]) -> list[Any]:
+def _unchanged(
+    data: bytes, original: Session, network: Network, batch: Batch, names: Mapping[str, str]
+) -> tuple[list[Row], tuple[str, ...]]:
+    """A row for each of the network's own outputs, and a note where it could not be asked."""
+    kinds, pictures, image = batch
+    given = network_input(pictures, network.picture)
+    if not original.takes(given):
+        size = "x".join(map(str, given.shape))
+        return [], (f"the network as it is does not take {size}, so its own outputs could not be compared with the new file's",)
     engine = open_bytes(data, "the new file")
-    rows = []
-    for kinds, pictures, image in batches[:1]:
-        classes = np.full(engine.spec.explanation.count or 1, -1, np.int64)
-        rows += compare(original, network_input(pictures, network.picture), engine.run(image, classes), names, kinds[0])
-    return rows
+    classes = np.full(engine.spec.explanation.count or 1, -1, np.int64)
+    return compare(original, given, engine.run(image, classes), names, kinds[0]), ()

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dkcam.errors import ExportError
-from dkcam.export.sizes import check_size
-from dkcam.fields import OUTPUTS, converted, expected
+from dkcam.fields import LONGEST_SIDE, OUTPUTS, TASKS, converted, expected
 from dkcam.spec import RULES
 
 GIVEN = tuple(name for name in OUTPUTS if name not in ("boxes", "scores"))
@@ -16,17 +15,18 @@ DEFAULT_OUTPUTS = ("logits", "probabilities", "explained", "weights", "heatmap")
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """size: (height, width) in pixels, multiples of 32; None takes the checkpoint's, else 224×224.
+    """size: (height, width) in pixels; None takes the network's own, for our ResNet-50 without one 224×224. layer: as ``--layer`` names it,
+    several with commas between them; None takes the default. task: "auto" or one of ``TASKS``. per_image: ``classes`` is [B, K].
 
     dynamic: subset of {"batch", "size"}. batch: (least, most); a fixed batch has both equal. explain: K, or None to
     leave it free. samples: DropKey masks. outputs: None for the default set (with heatmap_std when samples > 0).
-    precision: fp32, fp16 or int8. target: cpu or gpu, for int8 alone; None means cpu.
+    precision: fp32, fp16 or int8. target: cpu or gpu, for int8 alone; None means cpu. labels: of the classes, () takes the file's.
     """
 
     size: tuple[int, int] | None = None
     dynamic: tuple[str, ...] = ()
     batch: tuple[int, int] = (1, 1)
-    layer: str = "layer4"
+    layer: str | None = None
     method: str = "gradcam"
     explain: int | None = None
     samples: int = 0
@@ -35,10 +35,15 @@ class ExportOptions:
     input: str = "rgb8"
     precision: str = "fp32"
     target: str | None = None
+    task: str = "auto"
+    per_image: bool = False
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.size is not None:
-            check_size(*self.size)
+        if self.size is not None and max(self.size) > LONGEST_SIDE:
+            raise ExportError(f"--size {self.size[0]}x{self.size[1]}: expected sides of up to {LONGEST_SIDE} pixels")
+        if self.task not in ("auto", *TASKS):
+            raise ExportError(f"--task {self.task}: expected auto or one of {', '.join(TASKS)}")
         for flag, name, value in (
             ("method", "method", self.method),
             ("input", "input", self.input),
@@ -55,14 +60,19 @@ class ExportOptions:
         least, most = self.batch
         if least != most and "batch" not in self.dynamic:
             raise ExportError(f"--batch {least}:{most} is a range; add --dynamic batch, or give one number")
-        unknown = [name for name in self.outputs or () if name not in GIVEN]
-        if unknown:
-            raise ExportError(f"--outputs {unknown[0]}: expected a list of {', '.join(GIVEN)}")
         if self.outputs is not None and "heatmap_std" in self.outputs and not self.samples:
             raise ExportError("--outputs heatmap_std: there is a spread over masks only with --samples N")
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of layers, () for the default."""
+        return tuple(name.strip() for name in self.layer.split(",")) if self.layer else ()
+
     def output_names(self) -> tuple[str, ...]:
-        """The graph's outputs in their fixed order."""
+        """The outputs of our ResNet-50's graph in their fixed order. Errors: ExportError for one that it does not have."""
+        unknown = [name for name in self.outputs or () if name not in GIVEN]
+        if unknown:
+            raise ExportError(f"--outputs {unknown[0]}: expected a list of {', '.join(GIVEN)}")
         chosen = set(self.outputs or DEFAULT_OUTPUTS)
         if self.samples and self.outputs is None:
             chosen.add("heatmap_std")

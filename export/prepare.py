@@ -12,6 +12,7 @@ from dkcam.export.assemble import Wanted, assemble, free_names
 from dkcam.export.checkpoint import Checkpoint
 from dkcam.export.explain.dropkey import Attention
 from dkcam.export.explain.layers import Layer, Layers
+from dkcam.export.explain.listing import Listed, list_layers
 from dkcam.export.explain.scores import Behind, class_axis
 from dkcam.export.explain.tasks import Task, find
 from dkcam.export.networks.network import Network
@@ -47,6 +48,14 @@ class Prepared:
     def snapshot(self) -> ir.Model:
         """A copy of the network as it is now."""
         return self.model.clone()
+
+    def boundary(self) -> tuple[str, ...]:
+        """Names of the values up to which numbers may be rounded: what is pooled, or where space is kept the scores."""
+        if self.head is not None:
+            return (self.head.features.name or "",)
+        if self.task.kind in ("classify", "regress"):
+            return (self.found.default().name,)
+        return (self.task.found.scores.name or "",)
 
     def write(self, wanted: Wanted) -> ir.Model:
         """Explain it. The model is used up."""
@@ -104,6 +113,11 @@ def prepare_checkpoint(
     chosen = tuple(found.named(name) for name in layers)
     task = Task("classify", scores, Behind(scores, "Softmax"))
     return Prepared(model, shape_of(image)[0], task, chosen, found, {}, checkpoint.config.classes, head)
+
+
+def list_candidates(prepared: Prepared, size: tuple[int, int]) -> list[Listed]:
+    """What ``--list-layers`` prints. size: (height, width) of the picture."""
+    return list_layers(prepared.model.graph, prepared.found, prepared.layers, size)
 
 
 def _sides(network: Network) -> tuple[Dimension, Dimension]:

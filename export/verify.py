@@ -15,7 +15,7 @@ from dkcam.engines import Engine, open_bytes
 from dkcam.engines.engine import Outputs, draw_masks, graph_input
 from dkcam.export.camera import CONDITIONS, camera_pictures
 from dkcam.export.checkpoint import Checkpoint
-from dkcam.export.graph import write_graph
+from dkcam.export.checkpoint_graph import write_graph
 from dkcam.export.model import scaled
 from dkcam.export.parity import Parity, Row, judge, worse
 from dkcam.export.pictures import Pictures

@@ -94,8 +94,6 @@ def network_tensor(frame: Picture, fit: Fit, way: InputSpec) -> NDArray[np.float
     if way.channels == "gray":
         return np.asarray(graph_input(network_input(frame, fit, way.fill)[None], way)[0], np.float32)
     part, (mean, std) = fit.part, way.of_unit
-    if way.channels == "bgr":
-        mean, std = mean[::-1], std[::-1]
     planes = np.empty((3, fit.height, fit.width), np.float32)
     if (part.height, part.width) != (fit.height, fit.width):
         planes[:] = ((np.float32(way.fill) / 255 - np.array(mean, np.float32)) / np.array(std, np.float32))[:, None, None]

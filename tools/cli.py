@@ -124,6 +124,23 @@ class ListType(_ParamType):
         return parts
 
 
+class NumbersType(_ParamType):
+    """One number, or three with commas: of R, G and B."""
+
+    name = "R,G,B"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            numbers = ()
+        if len(numbers) not in (1, 3) or not all(math.isfinite(number) for number in numbers):
+            self.fail(f"{value!r} is no colour; expected three numbers such as 0.485,0.456,0.406, or one for grey", param, ctx)
+        return numbers
+
+
 class RangeType(_ParamType):
     """N, MIN:MAX or MIN:OPT:MAX, as three numbers: least, usual, most."""
 
@@ -201,7 +218,8 @@ class SecondsType(click.FloatRange):
         return seconds
 
 
-SIZE, GRID, LIST, RANGE, PAIR, ROTATION = SizeType(), GridType(), ListType(), RangeType(), PairType(), RotationType()
+SIZE, GRID, LIST, NUMBERS, RANGE = SizeType(), GridType(), ListType(), NumbersType(), RangeType()
+PAIR, ROTATION = PairType(), RotationType()
 
 
 def version_option(function: Callable[..., Any]) -> Callable[..., Any]:

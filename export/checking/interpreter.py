@@ -18,9 +18,9 @@ Derivatives where there is none, which the rules follow:
     norms (ReduceL2, LpPool …)           0 at 0
     QuantizeLinear                       1 within the range of the type, its ends included, 0 where it is cut off
 
-``seen`` holds values of another run, by name: where an operator has to choose a branch (a Relu's side, a maximum's place, a comparison)
-and the other run's input is there, it is chosen from that. So a float32 run and this one can be compared on the same side of every
-kink. ``given`` replaces values altogether.
+``seen`` holds values of another run, by name: where an operator has to choose a branch (a Relu's side, a maximum's place, a comparison,
+a rounding) and the other run's input is there, it is chosen by that. So a float32 run and this one can be compared on the same side of
+every kink: ask for the values that ``Interpreter.branches`` names. ``given`` replaces values altogether.
 """
 
 from __future__ import annotations
@@ -37,15 +37,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dkcam.errors import ExportError
-from dkcam.export.checking.operators import OPERATORS, Call, NotInterpreted, as_tensor, constant
+from dkcam.export.checking.operators import FLOATS, OPERATORS, Call, NotInterpreted, as_tensor, constant
 
 Values = Mapping[str, Tensor | NDArray[Any]]
 NOTHING: Values = MappingProxyType({})
+Tally = dict[str, tuple[int, int]]
+"""Choices made by ``seen`` values: first output of a node → (how many this run would have made otherwise, how many)."""
 OLDEST = 13  # operator set: before it, Softmax and others meant something else
 
 
 class Interpreter:
-    """A graph ready to be evaluated often: constants are read once.
+    """A graph, as it is now, ready to be evaluated often: constants are read once.
 
     Errors: ExportError for an operator set before 13; a value's name given twice.
     """
@@ -72,11 +74,13 @@ class Interpreter:
         leaves: Collection[str] = (),
         given: Values = NOTHING,
         seen: Values = NOTHING,
+        tally: Tally | None = None,
     ) -> dict[str, Tensor]:
         """The wanted values. Only what they need is computed, and forgotten after its last use.
 
         feed: the graph's inputs. leaves: values cut off, that require a gradient. given: values, inputs or not, that are not computed.
-        seen: see the top. Errors: NotInterpreted, naming operator and node; ExportError for a name that is not there.
+        seen: see the top; tally: filled with what that changed. Errors: NotInterpreted, naming operator and node; ExportError for a name
+        that is not there.
         """
         for name in [*feed, *wanted, *leaves, *given, *seen]:
             if name not in self._values:
@@ -84,19 +88,37 @@ class Interpreter:
         known = {name: self._tensor(name, value) for name, value in {**feed, **given}.items()}
         others = {name: self._tensor(name, value) for name, value in seen.items()}
         with torch.set_grad_enabled(bool(leaves) or any(value.requires_grad for value in known.values())):
-            return self._run(known, wanted, leaves, others)
+            return self._run(known, wanted, leaves, others, {} if tally is None else tally)
 
-    def _run(self, known: dict[str, Tensor], wanted: Sequence[str], leaves: Collection[str], seen: dict[str, Tensor]) -> dict[str, Tensor]:
-        held: dict[str, Tensor] = {name: _leaf(value) if name in leaves else value for name, value in known.items()}
+    def branches(self, wanted: Sequence[str], after: str) -> list[str]:
+        """Real values between ``after`` and the wanted ones by which some operator chooses a branch, ``after`` itself included."""
+        active, found = {after}, dict[str, None]()
+        for node in self._needed(wanted, {after}):
+            names = [value.name or "" for value in node.inputs if value is not None]
+            if active.isdisjoint(names):
+                continue
+            active.update(output.name or "" for output in node.outputs)
+            entry = OPERATORS.get(node.op_type)
+            inputs = () if entry is None else node.inputs if entry.branches is None else [node.inputs[i] for i in entry.branches]
+            found.update((v.name or "", None) for v in inputs if v is not None and v.name in active and v.dtype in (None, *FLOATS))
+        return list(found)
+
+    def _run(
+        self, known: dict[str, Tensor], wanted: Sequence[str], leaves: Collection[str], seen: dict[str, Tensor], tally: Tally
+    ) -> dict[str, Tensor]:
+        held: dict[str, Tensor] = {name: _leaf(name, value) if name in leaves else value for name, value in known.items()}
         nodes = self._needed(wanted, known)
         uses = Counter(name for node in nodes for name in _names(node.inputs))
         uses.update(wanted)
         for node in nodes:
             inputs = [None if value is None else self._input(value, held, leaves) for value in node.inputs]
-            for output, value in zip(node.outputs, self._apply(node, inputs, seen), strict=False):
+            call = Call(node, self.version, self.dtype, seen)
+            for output, value in zip(node.outputs, _apply(call, inputs), strict=False):
                 name = output.name or ""
                 if name not in known and uses[name]:
-                    held[name] = _leaf(value) if name in leaves else value
+                    held[name] = _leaf(name, value) if name in leaves else value
+            if call.choices:
+                tally[node.outputs[0].name or ""] = call.flipped, call.choices
             for name in _names(node.inputs):
                 uses[name] -= 1
                 if not uses[name]:
@@ -109,7 +131,7 @@ class Interpreter:
         if found is None and value.const_value is not None:
             found = self._constant(value)
             if name in leaves:
-                found = held[name] = _leaf(found)
+                found = held[name] = _leaf(name, found)
         if found is None:
             raise ExportError(f"input {name!r} is missing; the graph has {[v.name for v in self.model.graph.inputs]}")
         return found
@@ -130,7 +152,7 @@ class Interpreter:
                 raise ExportError(f"initializer {name!r}: {error}") from error
         return self._constants[name]
 
-    def _needed(self, wanted: Iterable[str], known: Mapping[str, Tensor]) -> list[ir.Node]:
+    def _needed(self, wanted: Iterable[str], known: Collection[str]) -> list[ir.Node]:
         """The nodes that the wanted values need, each after those it needs itself. Errors: ExportError for a cycle."""
         order: list[ir.Node] = []
         entered: set[ir.Node] = set()
@@ -155,30 +177,6 @@ class Interpreter:
                         waiting.append((source, False))
         return order
 
-    def _apply(self, node: ir.Node, inputs: Sequence[Tensor | None], seen: Mapping[str, Tensor]) -> Sequence[Tensor]:
-        call = Call(node, self.version, self.dtype, seen)
-        entry = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        if entry is None:
-            raise call.refuse("unknown operator")
-        given = list(inputs)
-        while given and given[-1] is None:
-            given.pop()
-        if len(given) < entry.least or any(value is None for value in given[: entry.least]):
-            raise call.refuse(f"{len(given)} inputs, {entry.least} are needed")
-        if entry.most is not None and len(given) > entry.most:
-            raise call.refuse(f"{len(given)} inputs, at most {entry.most} are known")
-        try:
-            found = entry.function(call, *given)
-        except (RuntimeError, IndexError, ValueError) as error:
-            lines = str(error).splitlines() or [type(error).__name__]
-            raise call.refuse(lines[0]) from error
-        if call.unread():
-            raise call.refuse(f"attribute {', '.join(call.unread())} is not known")
-        results = found if isinstance(found, tuple) else (found,)
-        if any(output.name for output in node.outputs[len(results) :]):
-            raise call.refuse(f"{len(node.outputs)} outputs, at most {len(results)} are known")
-        return results
-
 
 def evaluate(
     model: ir.Model | onnx.ModelProto,
@@ -194,8 +192,36 @@ def evaluate(
     return Interpreter(model, dtype=dtype).evaluate(feed, wanted, leaves=leaves, given=given, seen=seen)
 
 
-def _leaf(value: Tensor) -> Tensor:
-    return value.detach().clone().requires_grad_()
+def _apply(call: Call, inputs: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    """A node's outputs. Errors: NotInterpreted."""
+    node = call.node
+    entry = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if entry is None:
+        raise call.refuse("unknown operator")
+    given = list(inputs)
+    while given and given[-1] is None:
+        given.pop()
+    if len(given) < entry.least or any(value is None for value in given[: entry.least]):
+        raise call.refuse(f"{len(given)} inputs, {entry.least} are needed")
+    if entry.most is not None and len(given) > entry.most:
+        raise call.refuse(f"{len(given)} inputs, at most {entry.most} are known")
+    try:
+        found = entry.function(call, *given)
+    except (RuntimeError, IndexError, ValueError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise call.refuse(lines[0]) from error
+    if call.unread():
+        raise call.refuse(f"attribute {', '.join(call.unread())} is not known")
+    results = found if isinstance(found, tuple) else (found,)
+    if any(output.name for output in node.outputs[len(results) :]):
+        raise call.refuse(f"{len(node.outputs)} outputs, at most {len(results)} are known")
+    return results
+
+
+def _leaf(name: str, value: Tensor) -> Tensor:
+    if not value.is_floating_point():
+        raise ExportError(f"value {name!r} is of {value.dtype}, which has no gradient")
+    return value.detach().requires_grad_()
 
 
 def _names(values: Iterable[ir.Value | None]) -> set[str]:

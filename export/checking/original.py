@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from dkcam.export.networks.picture import PictureInput
+from dkcam.export.networks.torch_module import flat
 from dkcam.export.parity import CEILING, TOLERANCE, Row
 
 Array = NDArray[Any]
@@ -30,19 +33,71 @@ def network_input(pictures: NDArray[np.uint8], picture: PictureInput) -> Array:
     return np.ascontiguousarray(np.rint(values) if np.issubdtype(dtype, np.integer) else values).astype(dtype)
 
 
-def open_original(path: Path) -> Any:
-    """A plain session on the user's own file."""
-    import onnxruntime
+class Session(Protocol):
+    """The network as the user has it."""
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    def takes(self, image: Array) -> bool:
+        """Whether it takes a picture of this shape."""
+        ...
+
+    def said(self, image: Array, names: Sequence[str]) -> list[Array]:
+        """Its outputs of these names for a picture in its own layout and type."""
+        ...
 
 
-def compare(session: Any, image: Array, said: Mapping[str, Array], names: Mapping[str, str], kind: str) -> list[Row]:
+class FileSession:
+    """A plain session of ONNX Runtime on the user's own file."""
+
+    def __init__(self, path: Path | bytes) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        given = path if isinstance(path, bytes) else str(path)
+        self._session = onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+
+    def takes(self, image: Array) -> bool:
+        shape = self._session.get_inputs()[0].shape
+        return len(shape) == image.ndim and all(
+            not isinstance(d, int) or d in (-1, size) for d, size in zip(shape, image.shape, strict=True)
+        )
+
+    def said(self, image: Array, names: Sequence[str]) -> list[Array]:
+        return [np.asarray(value) for value in self._session.run(list(names), {self._session.get_inputs()[0].name: image})]
+
+
+def open_original(path: Path) -> FileSession | None:
+    """None where ONNX Runtime does not take the file as it is; what is made of it may still run."""
+    try:
+        return FileSession(path)
+    except Exception:  # its own classes, some of them bare RuntimeErrors
+        return None
+
+
+class TorchSession:
+    """A torch module, in evaluation mode; its outputs in the order in which torch's exporter writes them."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+
+    def takes(self, image: Array) -> bool:
+        return True
+
+    def said(self, image: Array, names: Sequence[str]) -> list[Array]:
+        states = {one: one.training for one in self._module.modules()}
+        self._module.eval()
+        try:
+            with torch.no_grad():
+                found = [value for value in flat(self._module(torch.from_numpy(image))) if isinstance(value, torch.Tensor)]
+        finally:
+            for one, state in states.items():
+                one.training = state
+        return [value.cpu().numpy() for value in found[: len(names)]]
+
+
+def compare(session: Session, image: Array, said: Mapping[str, Array], names: Mapping[str, str], kind: str) -> list[Row]:
     """One row an output. names: of each output in the original → in the new file, whose answers are ``said``."""
-    given = session.get_inputs()[0]
-    own = dict(zip(names, session.run(list(names), {given.name: image}), strict=True))
+    own = dict(zip(names, session.said(image, list(names)), strict=True))
     rows = []
     for name, new in names.items():
         was, now = np.asarray(own[name], np.float64), np.asarray(said[new], np.float64)

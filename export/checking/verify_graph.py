@@ -17,6 +17,7 @@ from dkcam.export.checking.kinks import follow, kinks_between
 from dkcam.export.explain.layers import Layer
 from dkcam.export.explain.tasks import Task
 from dkcam.export.parity import Parity, Row, judge, worse
+from dkcam.spec import ModelSpec
 
 Outputs = Mapping[str, NDArray[np.generic]]
 Run = Callable[[bytes, str], Callable[[NDArray[np.generic], NDArray[np.int64], Sequence[str]], Outputs]]
@@ -30,18 +31,22 @@ GRADIENTS = 6  # classes for one batch of pictures: each is a backward pass of t
 @dataclass(frozen=True)
 class Subject:
     """What is verified. model: the network with ``image`` in place, as it was before anything was explained; task and layers name its
-    values. labels: one per class, or (). count: K where the file fixes it. classes: how many there are.
+    values. classes: how many there are.
     """
 
     model: ir.Model
     task: Task
     layers: Sequence[Layer]
-    method: str
-    outputs: Sequence[str]
-    labels: Sequence[str]
-    count: int | None
+    spec: ModelSpec
     classes: int
-    per_image: bool = False
+
+    @property
+    def outputs(self) -> Sequence[str]:
+        return self.spec.explanation.outputs
+
+    @property
+    def count(self) -> int | None:
+        return self.spec.explanation.count
 
 
 def verify_graph(data: bytes, subject: Subject, batches: Sequence[tuple[Sequence[str], NDArray[np.generic]]], run: Run) -> Parity:
@@ -50,7 +55,7 @@ def verify_graph(data: bytes, subject: Subject, batches: Sequence[tuple[Sequence
     names = [kink.name for kink in kinks]
     file = run(data, "the new file")
     probe = run(_probed(data, names), "the probe") if names else None
-    exact = GraphReference(subject.model, subject.task, subject.layers, subject.method)
+    exact = GraphReference(subject.model, subject.task, subject.layers, subject.spec.explanation.method)
     plain = replace(exact, dtype=torch.float32)
     rows: dict[tuple[str, str], Row] = {}
     maps: dict[int, list[NDArray[np.generic]]] = {}
@@ -58,7 +63,7 @@ def verify_graph(data: bytes, subject: Subject, batches: Sequence[tuple[Sequence
     followed_kinks = units = 0
     counts: dict[str, int] = {}
     deal = deal_classes(np.random.default_rng(0), subject)
-    labels = tuple(subject.labels) or tuple(f"output {i}" for i in range(subject.classes))
+    labels = subject.spec.labels
     for kinds, image in batches:
         classes = next(deal)
         given = _all(file, image, classes, subject)

@@ -26,6 +26,7 @@ REDUCTIONS = frozenset({"ReduceMean", "ReduceMax", "ReduceSum", "ReduceL2", "Red
 ACTIVATIONS = frozenset(
     {"Relu", "LeakyRelu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "Elu", "Gelu", "Mish", "PRelu", "BatchNormalization"}
 )
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum"})
 MOVES = frozenset({"Reshape", "Flatten", "Transpose", "Identity", "Squeeze", "Unsqueeze"})
 
 
@@ -89,8 +90,17 @@ class Layers:
 
     def maps(self) -> list[Layer]:
         """Every value with more than one position, in the order the network computes them."""
-        found = [self.at(output) for node in self._nodes for output in node.outputs if output in self._active]
+        found = [self.at(value) for value in self._computed]
         return [layer for layer in found if layer is not None and _positions(layer) != 1]
+
+    @cached_property
+    def _computed(self) -> dict[ir.Value, None]:
+        """Values that depend on the image by more than scaling and moving: from the first product of weights on."""
+        found: dict[ir.Value, None] = {}
+        for node in self._nodes:
+            if node.op_type in PRODUCTS or any(value in found for value in node.inputs if value is not None):
+                found.update(dict.fromkeys(output for output in node.outputs if output in self._active))
+        return found
 
     def narrow(self) -> list[ir.Value]:
         """Values that everything passes on its way from image to scores, in order: the ends of blocks."""
@@ -116,7 +126,8 @@ class Layers:
 
     def candidates(self) -> list[Layer]:
         """What ``--list-layers`` prints: the ends of blocks, and the last map of each resolution that has none."""
-        found = [layer for layer in map(self.at, self.narrow()) if layer is not None and not self._only_activated(layer.value)]
+        ends = [value for value in self.narrow() if value in self._computed and not self._only_activated(value)]
+        found = [layer for layer in map(self.at, ends) if layer is not None]
         sizes = {layer.size for layer in found}
         return found + [layer for size, layer in {one.size: one for one in self.maps()}.items() if size not in sizes]
 

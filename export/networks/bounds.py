@@ -13,8 +13,12 @@ import onnx
 from dkcam.export.networks.refuse import refusal
 
 MOST_NODES = 20_000  # those of functions, at each call, counted; the largest networks of pictures have 5 000
+MOST_OF = {"NodeProto": MOST_NODES, "TensorProto": 4 * MOST_NODES, "ValueInfoProto": 8 * MOST_NODES, "AttributeProto": 16 * MOST_NODES}
+MOST_FIELDS = 3_000_000  # of all messages: 20 000 nodes have a million
 LARGEST = 1 << 31  # bytes of a file and of the data beside it
 GROWTH = 192 << 20  # bytes that parsing may take beyond twice the file
+
+_WORDS = {"NodeProto": "nodes", "TensorProto": "tensors", "ValueInfoProto": "described values", "AttributeProto": "attributes"}
 
 # bytes that protobuf takes for one: an empty message, a text, a number that is not packed
 _MESSAGE, _TEXT, _NUMBER = 256, 40, 16
@@ -26,7 +30,8 @@ _TABLES: dict[str, _Fields] = {}
 def check_parts(data: bytes, source: str) -> None:
     """Walks the messages of a ModelProto's bytes without building them. Errors: ExportError, which bound or that it is damaged."""
     most = GROWTH + 2 * len(data)
-    taken = nodes = 0
+    taken = steps = 0
+    left = {f"onnx.{name}": count for name, count in MOST_OF.items()}
     stack = [(0, len(data), _table(onnx.ModelProto.DESCRIPTOR))]
     try:
         while stack:
@@ -34,6 +39,7 @@ def check_parts(data: bytes, source: str) -> None:
             while position < end:
                 key, position = _varint(data, position)
                 wire = key & 7
+                steps += 1
                 if wire == 2:
                     size, position = _varint(data, position)
                     field = fields.get(key >> 3, 0)
@@ -41,7 +47,8 @@ def check_parts(data: bytes, source: str) -> None:
                         raise IndexError
                     if isinstance(field, str):
                         taken += _MESSAGE
-                        nodes += field == "onnx.NodeProto"
+                        if field in left:
+                            _count(left, field, source)
                         stack.append((position, position + size, _TABLES[field]))
                     elif field == 0:
                         taken += _TEXT + size
@@ -50,12 +57,6 @@ def check_parts(data: bytes, source: str) -> None:
                     else:
                         taken += field * int(np.count_nonzero(np.frombuffer(data, np.uint8, size, position) < 0x80))
                     position += size
-                    if nodes > MOST_NODES:
-                        raise refusal(f"{source} has more than {MOST_NODES} nodes, which no network of pictures needs; expected fewer")
-                    if taken > most:
-                        raise refusal(
-                            f"{source} has parts that would take more than {most >> 20} MiB in memory; expected a network of pictures"
-                        )
                 elif wire == 0:
                     _, position = _varint(data, position)
                     taken += _NUMBER
@@ -63,10 +64,20 @@ def check_parts(data: bytes, source: str) -> None:
                     position += 8 if wire == 1 else 4
                 else:
                     raise IndexError
+                if taken > most or steps > MOST_FIELDS:
+                    what = f"would take more than {most >> 20} MiB in memory" if taken > most else f"are more than {MOST_FIELDS} fields"
+                    raise refusal(f"{source} has parts that {what}; expected a network of pictures")
             if position > end:
                 raise IndexError
     except IndexError:
         raise refusal(f"{source} is not a whole ONNX model: it is cut off or damaged; export it again") from None
+
+
+def _count(left: dict[str, int], field: str, source: str) -> None:
+    left[field] -= 1
+    if left[field] < 0:
+        name = field.removeprefix("onnx.")
+        raise refusal(f"{source} has more than {MOST_OF[name]} {_WORDS[name]}, which no network of pictures needs; expected fewer")
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:

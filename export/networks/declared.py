@@ -49,8 +49,10 @@ def declare(proto: onnx.ModelProto) -> Declared:
     found = Declared(*({value.name: _said(value) for value in part} for part in (graph.input, graph.output, graph.value_info)))
     del graph.value_info[:]
     for value in (*graph.input, *graph.output):
-        for dimension in value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ():
-            dimension.Clear()
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
+            for dimension in value.type.tensor_type.shape.dim:
+                dimension.Clear()
     return found
 
 

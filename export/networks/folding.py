@@ -19,7 +19,7 @@ Array = NDArray[Any]
 MOST = 64 << 20  # bytes of one constant that is larger than what it is made of
 MOST_GROWTH = 192 << 20  # bytes of all of them
 MOST_WORK = 1 << 28  # values written, over all constants, and multiplications of matrix products
-SMALL = 4096  # values: always within the bounds of work, so that shapes are known whatever came before
+SMALL = 256  # values: always within the bounds of work, so that shapes are known whatever came before
 
 ELEMENTWISE = frozenset(
     {

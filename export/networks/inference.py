@@ -7,7 +7,7 @@ comes by, so that every shape is a number. Several sizes at once show which dime
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,7 +24,8 @@ from dkcam.export.networks.refuse import first_line, refusal, shown
 Shape = tuple["int | None", ...]
 
 DATA = 1024  # values: longer constants say nothing about shapes
-LARGEST = 1 << 31  # values of one activation
+LARGEST = 1 << 29  # values of one activation
+MOST_AXES = 16
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ class Inference:
             types = {n: self._type(fact, at) for n, fact in zip(names, inputs, strict=True) if fact is not None}
             data = {n: numpy_helper.from_array(a) for n, fact in zip(names, inputs, strict=True) if (a := _data(fact, at)) is not None}
             found.append(self._outputs(node, schema, proto, types, data))
+            self._check_sizes(node, [None if fact is None else fact.shapes[at] for fact in inputs], found[-1])
         return {i: Fact(dtype, tuple(one[i][1] for one in found)) for i, (dtype, _) in found[0].items()}
 
     def _outputs(
@@ -179,8 +181,23 @@ class Inference:
 
     def _check(self, node: ir.Node, shape: Shape) -> None:
         known = [d for d in shape if d is not None]
+        if len(shape) > MOST_AXES:
+            raise self._refused(node, f"gives {len(shape)} axes, expected {MOST_AXES} at most")
         if any(d < 0 for d in known) or math.prod(known) > LARGEST:
             raise self._refused(node, f"gives {list(shape)}, expected {LARGEST} values at most")
+
+    def _check_sizes(self, node: ir.Node, inputs: Sequence[Shape | None], outputs: Mapping[int, tuple[ir.DataType, Shape | None]]) -> None:
+        """What onnx's inference takes on trust."""
+        first = inputs[0] if inputs else None
+        if node.op_type == "Reshape" and first is not None:
+            before, after = _count(first), _count(outputs[0][1])
+            if before is not None and after is not None and before != after:
+                raise self._refused(node, f"cannot take {list(first)}: {before} values do not fill {list(outputs[0][1] or ())}")
+        if node.op_type == "Conv" and first is not None and inputs[1] is not None and len(first) > 1 and len(inputs[1]) > 1:
+            group = node.attributes["group"].as_int() if "group" in node.attributes else 1
+            channels, wanted = first[1], inputs[1][1]
+            if channels is not None and wanted is not None and channels != wanted * group:
+                raise self._refused(node, f"cannot take {list(first)}: its weights are for {wanted * group} channels")
 
     # constants
 
@@ -287,6 +304,13 @@ def _data(fact: Fact | None, at: int) -> Array | None:
     if fact is None or fact.arrays is None or fact.arrays[at].size > DATA:
         return None
     return fact.arrays[at]
+
+
+def _count(shape: Shape | None) -> int | None:
+    """How many values there are, None where that is not known."""
+    if shape is None or any(d is None for d in shape):
+        return None
+    return math.prod(d for d in shape if d is not None)
 
 
 def _shape(kind: onnx.TypeProto.Tensor) -> Shape | None:

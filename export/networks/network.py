@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
@@ -36,6 +36,11 @@ class Network:
     producer: str = ""
     opset: int = 18
     sha256: str = ""
+
+    def copy(self) -> Network:
+        """Another of the same, for what uses it up."""
+        model = self.model.clone()
+        return replace(self, model=model, image=model.graph.inputs[0], outputs=tuple(model.graph.outputs))
 
     @property
     def graph(self) -> ir.Graph:

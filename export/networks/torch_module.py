@@ -87,7 +87,7 @@ def to_onnx(module: nn.Module, size: tuple[int, int], channels: int = 3, batch: 
     try:
         with torch.inference_mode():
             said = module(picture)
-        if not any(isinstance(one, Tensor) for one in _flat(said)):
+        if not any(isinstance(one, Tensor) for one in flat(said)):
             raise ExportError(f"the module returns a {type(said).__name__}; expected a tensor, or a tuple or dict of tensors")
         return _export(module, picture)
     except ExportError:
@@ -123,13 +123,14 @@ def _export(module: nn.Module, picture: Tensor) -> onnx.ModelProto:
     raise errors[0]
 
 
-def _flat(value: Any) -> Iterator[Any]:
+def flat(value: Any) -> Iterator[Any]:
+    """Tensors out of tuples, lists and dicts, in order."""
     parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else None
     if parts is None:
         yield value
         return
     for part in parts:
-        yield from _flat(part)
+        yield from flat(part)
 
 
 @contextlib.contextmanager

@@ -1,27 +1,27 @@
-"""A float16 or int8 file from a checkpoint: calibrate, choose what stays in float32, judge on pictures not seen before."""
+"""A float16 or int8 file of a network: calibrate, choose what stays in float32, judge on pictures not seen before."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-import torch
+import onnx_ir as ir
 from msgspec.structs import replace as changed
 from numpy.typing import NDArray
-from torch import nn
 
 from dkcam.engines import Engine, open_bytes
 from dkcam.engines.engine import graph_input
 from dkcam.engines.progress import Report, silent
 from dkcam.errors import ExportError
-from dkcam.export.checkpoint import Checkpoint
-from dkcam.export.graph import write_graph
-from dkcam.export.model import ResNet
+from dkcam.export.passes.half import watched
+from dkcam.export.passes.int8 import multiplications, wanted
 from dkcam.export.pictures import Pictures, rendered_pictures
-from dkcam.export.precision.calibrate import calibrate
-from dkcam.export.precision.fidelity import THRESHOLDS, Fidelity, FidelityError, Truth, compare, truths
+from dkcam.export.precision.calibrate import Feed, calibrate, extremes
+from dkcam.export.precision.fidelity import Fidelity, FidelityError, Limits, Truth, compare, doubt, nearer, truths
+from dkcam.export.precision.judges import JUDGES
+from dkcam.export.precision.lower import merge
 from dkcam.export.precision.numerics import Half, Int8, Numerics
 from dkcam.export.precision.search import Kept, fit
 from dkcam.interval import fewest, needed, worth
@@ -30,12 +30,29 @@ from dkcam.spec import ModelSpec
 SHARES = {"calibrate": 1, "choose": 2, "judge": 4}  # of the sources
 MOST = {"calibrate": 100, "choose": 800, "judge": 1200}  # pictures
 RENDERED = 480
+FEWEST = 30  # pictures to judge by, where no share of them is judged
+LOOKED_AT = 16  # pictures, for the largest numbers
 CHOSEN = 0.25  # of the distance that the judge allows: what is chosen must hold on pictures that are new, with their interval
 
 
 @dataclass(frozen=True)
+class Subject:
+    """A network that can be written in any numerics.
+
+    model: float32, its picture's way in place, with the names that ``write`` uses; it stays as it is. boundary: names of the values up to
+    which numbers are rounded. keep: names of values that are explained. write: the file's bytes in these numerics, None for float32; of a
+    segmentation with the network's own scores among the outputs.
+    """
+
+    model: ir.Model
+    boundary: tuple[str, ...]
+    keep: tuple[str, ...]
+    write: Callable[[Numerics | None], bytes]
+
+
+@dataclass(frozen=True)
 class LowPrecision:
-    """numerics: of the file. kept: convolutions in float32, worst first. fidelity: on pictures held back, None unjudged.
+    """numerics: of the file. kept: operators in float32, worst first. fidelity: on pictures held back, None unjudged.
     rendered: whether those were drawn, for want of pictures of the user's.
     """
 
@@ -51,72 +68,91 @@ class LowPrecision:
         return changed(spec, provenance=changed(spec.provenance, kept=kept, fidelity=figures))
 
 
-def lower(
-    checkpoint: Checkpoint, spec: ModelSpec, calibration: Pictures | None, *, check: bool = True, report: Report = silent
-) -> LowPrecision:
+def build(subject: Subject, spec: ModelSpec, calibration: Pictures | None, *, check: bool = True, report: Report = silent) -> LowPrecision:
     """Numerics for ``precision`` and ``target`` of a spec.
 
-    calibration: in place of rendered scenes. check: choose what to keep and judge; off, int8 is calibrated alone. Errors:
-    FidelityError when the file would say something else than the model, ExportError for too few pictures.
+    calibration: in place of rendered scenes. check: choose what to keep and judge; off, the network is calibrated alone. Errors:
+    FidelityError when the file would say something else than the network, or when the pictures cannot tell; ExportError for too few
+    pictures.
     """
     if calibration is None:
         report("drawing scenes", 0, 0)
     pictures = calibration or rendered_pictures(spec.input.height, spec.input.width, RENDERED)
-    sets = split(pictures)
-    wanted = THRESHOLDS[spec.provenance.precision]
+    sets, precision, task = split(pictures), spec.provenance.precision, spec.task
+    limits = JUDGES[task].limits[precision]
     if check:
-        _refuse_few(pictures, sets, wanted.agreement, spec)
-    numerics: Numerics = Half()
-    if spec.provenance.precision == "int8":
-        normalised = changed(spec.input, kind="tensor")
-        report("calibrating", 0, 0)
-        numerics = Int8(
-            spec.provenance.target, calibrate(checkpoint.module(), [graph_input(p[None], normalised)[0] for p in sets["calibrate"].images])
-        )
+        _refuse_few(pictures, sets, limits, precision)
+    report("calibrating", 0, 0)
+    numerics, work = _start(subject, spec, sets["calibrate"], report)
     if not check:
         return LowPrecision(numerics, rendered=pictures.rendered)
-    plain = changed(spec, provenance=changed(spec.provenance, precision="fp32", target="any"))
-    exact = open_bytes(write_graph(checkpoint, plain), "the float32 file")
+    exact = open_bytes(subject.write(None), "the float32 file")
     kept: tuple[Kept, ...] = ()
 
     def open_file(numerics: Numerics) -> Engine:
-        return open_bytes(write_graph(checkpoint, spec, numerics=numerics), f"the {spec.provenance.precision} file")
+        return open_bytes(subject.write(numerics), f"the {precision} file")
 
     def answers(name: str) -> list[Truth]:
         report(f"running the float32 model on {len(sets[name])} pictures", 0, 0)
-        return truths(exact, sets[name])
+        return truths(exact, sets[name], task)
 
+    expected = answers("judge")
+    unsure = doubt(expected, task, limits)
+    if unsure:
+        raise FidelityError(
+            f"whether the {precision} file says what the model says cannot be told: {unsure}; nothing was written; "
+            "give --calibration pictures like yours, of all kinds, or --no-verify"
+        )
     if isinstance(numerics, Int8):
-        work = multiplications(checkpoint.module(), spec)
-        chosen = wanted.nearer(CHOSEN)
-        chosen = replace(chosen, agreement=max(chosen.agreement, needed(wanted.agreement, worth(sizes_of(sets["judge"])))))
-        numerics, kept, _ = fit(numerics, work, open_file, answers("choose"), chosen, report)
+        chosen = nearer(limits, task, CHOSEN)
+        if "agreement" in chosen:
+            chosen["agreement"] = max(chosen["agreement"], needed(limits["agreement"], worth(sizes_of(sets["judge"]))))
+        numerics, kept, _ = fit(numerics, work, open_file, answers("choose"), chosen, task, report)
         if len(kept) == len(work):
             raise FidelityError(
-                "int8 cannot say what the model says: every convolution would have to stay in float32; nothing was written; "
+                "int8 cannot say what the model says: every operator would have to stay in float32; nothing was written; "
                 "calibrate on pictures like yours, export --precision fp16, or --no-verify"
             )
-    expected = answers("judge")
     report(f"judging on {len(expected)} pictures", 0, 0)
-    fidelity = compare(open_file(numerics), expected)
-    missed = fidelity.misses(wanted)
+    fidelity = compare(open_file(numerics), expected, task)
+    missed = fidelity.misses(limits)
     if missed:
         raise FidelityError(
-            f"the {spec.provenance.precision} file differs from the model: {missed} ({len(kept)} layers in float32); nothing was written; "
+            f"the {precision} file differs from the model: {missed} ({len(kept)} layers in float32); nothing was written; "
             "calibrate on more pictures like yours, or --no-verify"
         )
     return LowPrecision(numerics, kept, fidelity, pictures.rendered)
 
 
-def _refuse_few(pictures: Pictures, sets: dict[str, Pictures], agreement: float, spec: ModelSpec) -> None:
-    judged, enough, precision = sets["judge"], fewest(agreement), spec.provenance.precision
+def _start(subject: Subject, spec: ModelSpec, pictures: Pictures, report: Report) -> tuple[Numerics, dict[str, int]]:
+    """Numerics with nothing kept, and the multiplications of what may be."""
+    batch = spec.input.batch[0]
+    feeds: list[Feed] = [{"image": graph_input(np.repeat(one[None], batch, axis=0), spec.input)} for one in pictures.images]
+    model, target = subject.model.clone(), spec.provenance.target
+    if spec.provenance.precision == "fp16":
+        merge(model, Half(), subject.boundary, subject.keep)
+        reached = extremes(model, watched(model, subject.boundary), feeds[:LOOKED_AT])
+        return Half({name: max(-low, high) for name, (low, high) in reached.items()}), {}
+    merge(model, Int8(target, {}), subject.boundary, subject.keep)
+    work = multiplications(model, subject.boundary, target, subject.keep)
+    if not work:
+        raise ExportError(
+            "--precision int8: nothing that leads to the explained layer can be multiplied in 8 bits; export --precision fp16"
+        )
+    return Int8(target, calibrate(model, wanted(model, subject.boundary, target, subject.keep), feeds, report)), work
+
+
+def _refuse_few(pictures: Pictures, sets: dict[str, Pictures], limits: Limits, precision: str) -> None:
+    judged, share = sets["judge"], limits.get("agreement")
+    enough = FEWEST if share is None else fewest(share)
     if len(judged) and worth(sizes_of(judged)) >= enough and len(sets["calibrate"]) and len(sets["choose"]):
         return
     of = f" of {len(set(pictures.sources))} sources" if len(set(pictures.sources)) < len(pictures) else ""
     total = -(-enough * sum(SHARES.values()) // SHARES["judge"])
+    why = f"to show that {share:.0%} keep their class takes" if share is not None else "it takes"
     raise ExportError(
-        f"--calibration gives {len(pictures)} pictures{of}, too few to judge --precision {precision} by: to show that {agreement:.0%} "
-        f"keep their class takes {total} different ones, {enough} of them to judge on (a video, or a data set with --windows, gives many)"
+        f"--calibration gives {len(pictures)} pictures{of}, too few to judge --precision {precision} by: {why} {total} different ones, "
+        f"{enough} of them to judge on (a video, or a data set with --windows, gives many)"
     )
 
 
@@ -136,21 +172,3 @@ def split(pictures: Pictures) -> dict[str, Pictures]:
         sets[name] = pictures.of(frozenset(mine), MOST[name])
         start = end
     return sets
-
-
-def multiplications(model: ResNet, spec: ModelSpec) -> dict[str, int]:
-    """Of every convolution of the backbone that has its batch-norm merged, for one picture."""
-    found: dict[str, int] = {}
-    hooks: list[Callable[[], None]] = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d) and name != spec.explanation.layers[0]:
-
-            def count(layer: nn.Module, given: tuple[torch.Tensor, ...], out: torch.Tensor, name: str = name) -> None:
-                found[name] = layer.weight.numel() * out.shape[2] * out.shape[3]  # type: ignore[operator]
-
-            hooks.append(module.register_forward_hook(count).remove)
-    with torch.inference_mode():
-        model(torch.zeros(1, 3, spec.input.height, spec.input.width))
-    for remove in hooks:
-        remove()
-    return found

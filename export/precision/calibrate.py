@@ -1,17 +1,19 @@
-"""Ranges of activations over pictures: where clipping and rounding cost least."""
+"""Ranges of values over pictures: where clipping and rounding cost least."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
+import onnx_ir as ir
 from numpy.typing import NDArray
-from torch import fx, nn
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from dkcam.export.backbone import Body
-from dkcam.export.model import ResNet
+from dkcam.engines.progress import Report, silent
+from dkcam.errors import ExportError
+from dkcam.export.passes.edit import named
 from dkcam.export.precision.numerics import Range
 
 BINS = 2048
@@ -19,49 +21,93 @@ CANDIDATES = 100
 RARE = 1e-6  # of all values
 STEPS = 255  # of 8 bits
 POWER = 3  # of an error; the square clips so much that scores fall, the fourth power rounds so much that maps blur
-BATCH = 4
+MOST_HELD = 256 << 20  # bytes of values that one run gives
+
+Feed = Mapping[str, NDArray[Any]]
+Array = NDArray[Any]
 
 
-class _Watcher(fx.Interpreter):
-    """Runs the backbone and hands every ReLU's, batch-norm's and the input's values to ``seen``."""
+def calibrate(model: ir.Model, names: Sequence[str], pictures: Sequence[Feed], report: Report = silent) -> dict[str, Range]:
+    """Ranges (low, high) of values of a float32 network, with low 0 for those that never fall below.
 
-    def __init__(self, body: nn.Module, seen: Any) -> None:
-        super().__init__(fx.GraphModule(body, fx.Tracer().trace(body)))
-        self._seen = seen
-        self._modules_by_name = dict(body.named_modules())
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        module = self._modules_by_name.get(str(n.target)) if n.op == "call_module" else None
-        if n.op == "placeholder" or isinstance(module, (nn.ReLU, nn.BatchNorm2d)):
-            self._seen(n.name, value)
-        return value
-
-
-def calibrate(model: ResNet, pictures: Sequence[NDArray[np.float32]]) -> dict[str, Range]:
-    """Ranges (low, high) of every activation, with low 0 for those after a ReLU.
-
-    pictures: normalised float32 [3, H, W], all of one size. Two passes: extremes, then a histogram of each.
+    names: of the values. pictures: what the network's inputs are given, by their names. Two passes: extremes, then a histogram of each.
+    Errors: ExportError for a value that is not finite on some picture.
     """
-    body = Body(model).eval()
-    extremes: dict[str, Range] = {}
-    counts: dict[str, NDArray[np.int64]] = {}
+    reached = extremes(model, names, pictures, report)
+    counts = {name: np.zeros(BINS, np.int64) for name in names}
 
-    def widen(name: str, value: torch.Tensor) -> None:
-        low, high = extremes.get(name, (0.0, 0.0))
-        extremes[name] = (min(low, float(value.min())), max(high, float(value.max())))
+    def count(name: str, values: Array) -> None:
+        low, high = reached[name]
+        scale = BINS / (max(high, low + 1e-6) - low)
+        place = np.clip((values.ravel() - np.float32(low)) * np.float32(scale), 0, BINS - 1).astype(np.int32)
+        counts[name] += np.bincount(place, minlength=BINS)
 
-    def count(name: str, value: torch.Tensor) -> None:
-        low, high = extremes[name]
-        found = torch.histc(value, BINS, low, max(high, low + 1e-6)).numpy().astype(np.int64)
-        counts[name] = counts[name] + found if name in counts else found
+    _watch(model, names, pictures, count, report)
+    return {name: best_range(counts[name], *reached[name]) for name in names}
 
-    with torch.inference_mode():
-        for seen in (widen, count):
-            watcher = _Watcher(body, seen)
-            for start in range(0, len(pictures), BATCH):
-                watcher.run(torch.from_numpy(np.stack(pictures[start : start + BATCH])))
-    return {name: best_range(counts[name], *extremes[name]) for name in extremes}
+
+def extremes(model: ir.Model, names: Sequence[str], pictures: Sequence[Feed], report: Report = silent) -> dict[str, Range]:
+    """The least and the largest each value gets, and 0. Errors: ExportError for one that is not finite."""
+    reached: dict[str, Range] = dict.fromkeys(names, (0.0, 0.0))
+
+    def widen(name: str, values: Array) -> None:
+        low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+        if not math.isfinite(high - low):
+            raise ExportError(f"calibrating: {name} is not finite on one of the pictures; check the weights, and the pictures")
+        reached[name] = (min(reached[name][0], low), max(reached[name][1], high))
+
+    _watch(model, names, pictures, widen, report)
+    return reached
+
+
+def _watch(model: ir.Model, names: Sequence[str], pictures: Sequence[Feed], seen: Callable[[str, Array], None], report: Report) -> None:
+    """Run a network on every picture and hand each wanted value to ``seen``, as many in one run as memory allows."""
+    import onnxruntime
+
+    if not names or not pictures:
+        return
+    probed = model.clone()
+    groups = _groups(named(probed.graph, names))
+    given = [value.name for value in probed.graph.inputs if value.name is not None and value.name in names]
+    _keep(probed, [value for group in groups for value in group if value.name not in given])
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 4
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(ir.to_proto(probed).SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    for number, feed in enumerate(pictures):
+        report("calibrating", number, len(pictures))
+        fed = {value.name: feed[value.name] for value in session.get_inputs()}
+        for name in given:
+            seen(name, feed[name])
+        for group in groups:
+            asked = [value.name for value in group if value.name is not None and value.name not in given]
+            if asked:
+                for name, values in zip(asked, session.run(asked, fed), strict=True):
+                    seen(name, values)
+
+
+def _keep(model: ir.Model, values: Sequence[ir.Value]) -> None:
+    """Let these be all that a network gives."""
+    model.graph.outputs.clear()
+    model.graph.outputs.extend(values)
+    RemoveUnusedNodesPass()(model)
+    for value in list(model.graph.inputs):
+        if not value.uses():
+            model.graph.inputs.remove(value)
+
+
+def _groups(values: Sequence[ir.Value]) -> list[list[ir.Value]]:
+    """Values that together need no more than ``MOST_HELD`` bytes; a free dimension counts as 1."""
+    groups: list[list[ir.Value]] = [[]]
+    held = 0
+    for value in values:
+        size = 4 * math.prod(d if isinstance(d, int) else 1 for d in value.shape or ())
+        if groups[-1] and held + size > MOST_HELD:
+            groups.append([])
+            held = 0
+        groups[-1].append(value)
+        held += size
+    return groups
 
 
 def _without_tail(counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Does a faster file still say the same? Scores and heatmaps against the float32 file, on pictures it was not fitted to.
+"""Does a faster file still say the same? Its answers against the float32 file's, on pictures it was not fitted to.
 
 Every figure is judged by the near end of its 95 % interval: what the pictures show for certain, not what they happen to give.
 """
@@ -6,99 +6,75 @@ Every figure is judged by the near end of its 95 % interval: what the pictures s
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dkcam.agreement import overlap_of_hottest, peak_shift, pearson, spearman
 from dkcam.engines import Engine
 from dkcam.engines.engine import draw_masks, graph_input
 from dkcam.errors import ExportError
 from dkcam.export.pictures import Pictures
+from dkcam.export.precision.judges import JUDGES
+from dkcam.export.precision.judges.judge import Answer
 from dkcam.interval import Mean, mean, share
-from dkcam.spec import ModelSpec
+
+Limits = Mapping[str, float]
 
 
 class FidelityError(ExportError):
-    """A low-precision graph says something else than the float32 model."""
+    """A low-precision graph says something else than the float32 model, or nobody can tell whether it does."""
 
 
-@dataclass(frozen=True)
-class Thresholds:
-    """agreement: least share of pictures with the same top class. correlation: least mean Pearson correlation of heatmaps.
-    change: largest mean change of the top class's probability. shift: largest mean shift of the peak, in cells.
-    """
-
-    agreement: float
-    correlation: float
-    change: float
-    shift: float
-
-    def nearer(self, part: float) -> Thresholds:
-        """With this part of the distance from perfect."""
-        agreement, correlation = (1 - part * (1 - each) for each in (self.agreement, self.correlation))
-        return Thresholds(agreement, correlation, part * self.change, part * self.shift)
-
-
-THRESHOLDS = {"fp16": Thresholds(0.98, 0.999, 0.005, 0.1), "int8": Thresholds(0.98, 0.97, 0.02, 0.5)}
+def nearer(limits: Limits, task: str, part: float) -> dict[str, float]:
+    """Limits at this part of the distance from perfect."""
+    figures = JUDGES[task].figures
+    return {name: 1 - part * (1 - limit) if figures[name].least else part * limit for name, limit in limits.items()}
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Means with their intervals over sources of pictures; without any value where nothing could be compared.
-
-    agreement: share of all pictures with the same top class. change: of the top class's probability. probability: largest
-    difference of any probability. pearson, spearman: correlation of heatmaps of the model's top class. worst: the lowest
-    Pearson. iou: overlap of the hottest fifth of the cells. peak_shift: distance of the hottest cells, in cells. probability_rms:
-    root mean square of ``change``.
+    """means: figures with their intervals over sources of pictures, without any value where nothing could be compared; those of the task's
+    judge, and what else it compares. numbers: extremes and root mean squares.
     """
 
+    task: str
     pictures: int
-    agreement: Mean
-    change: Mean
-    probability: float
-    pearson: Mean
-    worst: float
-    spearman: Mean
-    iou: Mean
-    peak_shift: Mean
-    probability_rms: float
+    means: Mapping[str, Mean]
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
     def figures(self) -> dict[str, float]:
         """What the file's metadata keeps: four digits, no nan; of a mean also ``_low`` and ``_high``."""
-        values: dict[str, float] = {}
-        for name in self.__dataclass_fields__:
-            value = getattr(self, name)
-            values |= (
-                {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high} if isinstance(value, Mean) else {name: value}
-            )
+        values: dict[str, float] = {"pictures": self.pictures, **self.numbers}
+        for name, found in self.means.items():
+            values |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
         return {name: float(f"{value:.4g}") for name, value in values.items() if not math.isnan(value)}
 
-    def misses(self, wanted: Thresholds) -> str:
+    def misses(self, wanted: Limits) -> str:
         """What falls short, "" if nothing does. A figure that could not be taken does not fall short."""
-        same, alike, change, shift = self.agreement, self.pearson, self.change, self.peak_shift
-        if same.count and same.low < wanted.agreement:
-            return f"{_ends(same)} of {same.count} pictures keep their class, expected {wanted.agreement:g} at the interval's near end"
-        if alike.count and alike.low < wanted.correlation:
-            return f"heatmaps correlate by {_ends(alike)}, expected {wanted.correlation:g} at the interval's near end"
-        if change.count and max(-change.low, change.high) > wanted.change:
-            return f"the top class's probability changes by {_ends(change)} on average, expected {wanted.change:g} at most"
-        if shift.count and shift.high > wanted.shift:
-            return f"the heatmaps' peaks move by {_ends(shift)} cells on average, expected {wanted.shift:g} at most"
+        for name, figure in JUDGES[self.task].figures.items():
+            found = self.means.get(name)
+            if found is None or not found.count or name not in wanted:
+                continue
+            limit = wanted[name]
+            if found.low < limit if figure.least else max(-found.low, found.high) > limit:
+                return figure.words.format(ends=_ends(found), count=found.count, limit=limit)
         return ""
 
     def without_intervals(self) -> Fidelity:
         """The means alone: to choose by, where many attempts are compared and none is believed."""
-        names = ("agreement", "change", "pearson", "spearman", "iou", "peak_shift")
-        means: dict[str, Mean] = {name: getattr(self, name) for name in names}
-        return replace(self, **{name: replace(value, low=value.value, high=value.value) for name, value in means.items()})  # type: ignore[arg-type]
+        return replace(self, means={name: replace(found, low=found.value, high=found.value) for name, found in self.means.items()})
 
     def harm(self) -> float:
         """How far from the model, as one number for ordering: 0 is the same."""
-        parts = (1 - self.pearson.value, 1 - self.agreement.value, abs(self.change.value), self.probability_rms)
-        return sum(part for part in parts if not math.isnan(part))
+        judge = JUDGES[self.task]
+        total = 0.0
+        for name in judge.harm:
+            value = self.means[name].value if name in self.means else self.numbers.get(name, math.nan)
+            if not math.isnan(value):
+                total += 1 - value if name in judge.figures and judge.figures[name].least else abs(value)
+        return total
 
 
 def _ends(found: Mean) -> str:
@@ -107,66 +83,65 @@ def _ends(found: Mean) -> str:
 
 @dataclass(frozen=True)
 class Truth:
-    """The float32 model's answers: probabilities [n], the top class, its heatmap [h, w] (None without one). source: of the picture."""
+    """What the float32 file says of a picture. source: of the picture."""
 
     picture: NDArray[np.uint8]
     source: Hashable
-    probabilities: NDArray[np.floating]
-    top: int
-    heatmap: NDArray[np.floating] | None
+    answer: Answer
 
 
-def truths(engine: Engine, pictures: Pictures) -> list[Truth]:
+def truths(engine: Engine, pictures: Pictures, task: str) -> list[Truth]:
     """Run the float32 file; graphs with masks get one set of masks, here and in ``compare``."""
-    spec, found = engine.spec, []
-    for picture, source in zip(pictures.images, pictures.sources, strict=True):
-        said = engine.run(graph_input(_batch(picture, spec), spec.input), _classes(spec, -1), draw_masks(spec, np.random.default_rng(0)))
-        scores = next(said[name][0] for name in ("probabilities", "logits") if name in said)
-        probabilities = scores if "probabilities" in said else np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
-        heatmap = said["heatmap"][0, 0] if "heatmap" in said else None
-        found.append(Truth(picture, source, probabilities, int(probabilities.argmax()), heatmap))
-    return found
+    judge, asker = JUDGES[task], _Asker(engine)
+    answers = judge.truths([asker.ask(picture, judge.asked(asker.count)) for picture in pictures.images])
+    return [Truth(*each) for each in zip(pictures.images, pictures.sources, answers, strict=True)]
 
 
-def compare(engine: Engine, expected: Sequence[Truth]) -> Fidelity:
+def compare(engine: Engine, expected: Sequence[Truth], task: str) -> Fidelity:
     """Run the file on the same pictures."""
-    spec, mask = engine.spec, draw_masks(engine.spec, np.random.default_rng(0))
-    kept: list[bool] = []
-    names = ("change", "pearson", "spearman", "iou", "peak_shift")
-    values: dict[str, list[float]] = {name: [] for name in names}
-    largest, squares = 0.0, []
+    judge, asker = JUDGES[task], _Asker(engine)
+    values: dict[str, list[float]] = {name: [] for name in judge.figures}
+    sources: dict[str, list[Hashable]] = {name: [] for name in judge.figures}
     for truth in expected:
-        said = engine.run(graph_input(_batch(truth.picture, spec), spec.input), _classes(spec, truth.top), mask)
-        now = dict.fromkeys(names, math.nan)
-        scores = next((said[name][0] for name in ("probabilities", "logits") if name in said), None)
-        if scores is not None:
-            kept.append(int(scores.argmax()) == truth.top)
-        if "probabilities" in said:
-            apart = said["probabilities"][0].astype(np.float64) - truth.probabilities
-            largest = max(largest, float(np.abs(apart).max()))
-            squares.append(float(apart[truth.top] ** 2))
-            now["change"] = float(apart[truth.top])
-        if truth.heatmap is not None and truth.heatmap.std() > 0:
-            heat = said["heatmap"][0, 0]
-            now["pearson"], now["spearman"] = pearson(heat, truth.heatmap), spearman(heat, truth.heatmap)
-            now["iou"], now["peak_shift"] = overlap_of_hottest(heat, truth.heatmap), peak_shift(heat, truth.heatmap)
-        for name in names:
-            values[name].append(now[name])
-    sources = [truth.source for truth in expected]
-    means = {name: mean(values[name], sources) for name in names}
-    return Fidelity(
-        pictures=len(expected),
-        agreement=share(kept, sources) if kept else mean([]),
-        probability=largest,
-        worst=min((value for value in values["pearson"] if not math.isnan(value)), default=math.nan),
-        probability_rms=math.sqrt(float(np.mean(squares))) if squares else math.nan,
-        **means,
-    )
+        answer = asker.ask(truth.picture, judge.asked_again(truth.answer, asker.count))
+        for name, found in judge.compare(truth.answer, answer).items():
+            values.setdefault(name, []).extend(found)
+            sources.setdefault(name, []).extend([truth.source] * len(found))
+    numbers = {name: _extreme(values.get(figure, []), how) for name, (figure, how) in judge.extremes.items()}
+    means = {
+        name: share([value == 1 for value in found], sources[name]) if name in judge.shares else mean(found, sources[name])
+        for name, found in values.items()
+        if name not in numbers
+    }
+    return Fidelity(task, len(expected), means, numbers)
 
 
-def _batch(picture: NDArray[np.uint8], spec: ModelSpec) -> NDArray[np.uint8]:
-    return np.repeat(picture[None], spec.input.batch[0], axis=0)
+def doubt(expected: Sequence[Truth], task: str, limits: Limits) -> str:
+    """Why nobody can tell from these pictures whether a file is faithful, "" if one can."""
+    return JUDGES[task].doubt([truth.answer for truth in expected], limits)
 
 
-def _classes(spec: ModelSpec, number: int) -> NDArray[np.int64]:
-    return np.full(spec.explanation.count or 1, number, np.int64)
+def _extreme(values: Sequence[float], how: str) -> float:
+    if not values:
+        return math.nan
+    if how == "rms":
+        return math.sqrt(float(np.mean(np.square(values))))
+    return max(values) if how == "most" else min(values)
+
+
+class _Asker:
+    """Asks an engine of one picture at a time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._spec = engine, engine.spec
+        self._mask = draw_masks(self._spec, np.random.default_rng(0))
+        self.count = self._spec.explanation.count
+
+    def ask(self, picture: NDArray[np.uint8], classes: Sequence[int]) -> Answer:
+        spec = self._spec
+        batch = np.repeat(picture[None], spec.input.batch[0], axis=0)
+        numbers = np.array(classes, np.int64)
+        if spec.explanation.per_image:
+            numbers = np.repeat(numbers[None], len(batch), axis=0)
+        said = self._engine.run(graph_input(batch, spec.input), numbers, self._mask)
+        return {name: values[0] for name, values in said.items()}

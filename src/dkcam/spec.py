@@ -33,8 +33,8 @@ class InputSpec(Part, frozen=True, kw_only=True):
     """How a picture goes in.
 
     kind: "rgb8", uint8 [B, H, W, 3] RGB, or "tensor", float32 [B, C, H, W] with C = 3 (1 for gray), which is
-    (value · scale − mean) / std of values 0..255. height, width: pixels; with free size, what it was trained at. channels: the
-    order the network wants (a rgb8 graph changes it inside); mean and std are in that order, gray has the first of each.
+    (value · scale − mean) / std of values 0..255, mean and std of R, G, B; gray has the first of each. channels: the order the
+    network wants (a rgb8 graph changes it inside). height, width: pixels; with free size, what it was trained at.
     resize: how frames reach the input size. fill: grey of letterbox bars. batch: (least, most). dynamic: which of "batch" and
     "size" may vary. multiple: free heights and widths are multiples of it.
     """

@@ -10,8 +10,8 @@ import pytest
 
 from dkcam.engines import open_bytes
 from dkcam.errors import ExportError
+from dkcam.export.checkpoint_graph import write_graph
 from dkcam.export.exporter import export, make_spec
-from dkcam.export.graph import write_graph
 from dkcam.export.options import GIVEN, ExportOptions
 from dkcam.export.reference import Reference
 from tests.conftest import tiny_checkpoint

@@ -15,8 +15,9 @@ from torch import nn
 
 from dkcam.errors import ExportError, ParityError
 from dkcam.export.explain import cam
-from dkcam.export.network_export import ExportedNetwork, NetworkOptions, export_network
+from dkcam.export.network_export import ExportedNetwork, export_network
 from dkcam.export.networks.onnx_file import open_model
+from dkcam.export.options import ExportOptions
 from dkcam.export.reference import cam as published
 from tests.export.explain.graphs import Convolutional, Transformer
 
@@ -32,10 +33,10 @@ def proto_of(module: nn.Module, **options: Any) -> onnx.ModelProto:
     return onnx.load_from_string(buffer.getvalue())
 
 
-PLAIN = NetworkOptions()
+PLAIN = ExportOptions()
 
 
-def explained(module: nn.Module, options: NetworkOptions = PLAIN, *, check: bool = True, **given: Any) -> ExportedNetwork:
+def explained(module: nn.Module, options: ExportOptions = PLAIN, *, check: bool = True, **given: Any) -> ExportedNetwork:
     torch.manual_seed(1)
     return export_network(open_model(proto_of(module), "network.onnx", **given), options, check=check)
 
@@ -95,7 +96,7 @@ class Head(nn.Module):
 def test_a_classifier_gives_what_autograd_of_its_module_gives(method: str, layer: str) -> None:
     torch.manual_seed(0)
     module = Convolutional(Head(5))
-    found = explained(module, NetworkOptions(layers=(layer,), method=method))
+    found = explained(module, ExportOptions(layer=layer, method=method))
     image = picture()
     truth = [by_module(module, getattr(module, layer), image, lambda y, c=c: y[0, c], method) for c in (3, 1)]
     for level in LEVELS:
@@ -135,7 +136,7 @@ def test_logits_are_found_behind_what_squashes_them(end: nn.Module, squash: str)
 def test_a_regressor_is_explained_both_ways() -> None:
     torch.manual_seed(0)
     module = Convolutional(Head(2, nn.Tanh()))
-    found = explained(module, NetworkOptions(task="regress"))
+    found = explained(module, ExportOptions(task="regress"))
     image = picture()
     said = run(found.data, LEVELS[3], {"image": image, "classes": np.array([1, -2])})
     rise, own = by_module(module, module.stage2, image, lambda y: y[0, 1])
@@ -165,9 +166,7 @@ def test_segmentation_explains_the_region_of_a_class(last: str) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.module(x).argmax(1)  # type: ignore[no-any-return]
 
-    found = explained(
-        Largest() if last == "argmax" else module, NetworkOptions(layers=("module.stage2" if last == "argmax" else "stage2",))
-    )
+    found = explained(Largest() if last == "argmax" else module, ExportOptions(layer="module.stage2" if last == "argmax" else "stage2"))
     image = picture()
     said = run(found.data, LEVELS[3], {"image": image, "classes": np.array([-1, 2])})
 
@@ -197,7 +196,7 @@ def test_the_networks_own_outputs_stay_as_they_are() -> None:
     module = Convolutional(Head(5, nn.Softmax(1)))
     proto = proto_of(module, output_names=["heatmap"])  # a name that is ours
     original = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = export_network(open_model(proto, "network.onnx"), NetworkOptions(), original=original)
+    found = export_network(open_model(proto, "network.onnx"), ExportOptions(), original=original)
     image = picture()
     said = run(found.data, LEVELS[3], {"image": image, "classes": np.array([-1])})
     (own,) = original.run(None, {"x": normalised(image).float().numpy()})
@@ -213,7 +212,7 @@ def test_the_same_network_gives_the_same_bytes() -> None:
 
 def test_the_file_says_what_it_is() -> None:
     torch.manual_seed(0)
-    found = explained(Convolutional(Head(3)), NetworkOptions(labels=("stop", "yield", "none")))
+    found = explained(Convolutional(Head(3)), ExportOptions(labels=("stop", "yield", "none")))
     metadata = {entry.key: entry.value for entry in onnx.load_from_string(found.data).metadata_props}
     assert ast.literal_eval(metadata["names"]) == {0: "stop", 1: "yield", 2: "none"}
     assert found.spec.provenance.verified and found.spec.explanation.layers == ("/stage2/stage2.1/Relu_output_0",)
@@ -221,7 +220,7 @@ def test_the_file_says_what_it_is() -> None:
 
 def test_labels_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ExportError, match="the network has 5 classes, there are 2 labels"):
-        explained(Convolutional(Head(5)), NetworkOptions(labels=("a", "b")))
+        explained(Convolutional(Head(5)), ExportOptions(labels=("a", "b")))
 
 
 def test_outputs_that_no_task_fits_are_listed() -> None:
@@ -238,7 +237,7 @@ def test_free_batch_and_size() -> None:
     module = Convolutional(Head(5))
     proto = proto_of(module, dynamic_axes={"x": {0: "n", 2: "h", 3: "w"}})
     network = open_model(proto, "network.onnx", size=SIZE, dynamic=("batch", "size"), batch=(1, 4))
-    found = export_network(network, NetworkOptions(layers=("stage1",), method="hirescam"))
+    found = export_network(network, ExportOptions(layer="stage1", method="hirescam"))
     image = np.random.default_rng(0).integers(0, 256, (3, 80, 128, 3), dtype=np.uint8)
     said = run(found.data, LEVELS[3], {"image": image, "classes": np.array([-1])})
     for at in range(3):

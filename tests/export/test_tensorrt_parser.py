@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from dkcam.export.precision.own import write
 
+from dkcam.export.checkpoint_graph import write_graph
 from dkcam.export.exporter import make_spec
-from dkcam.export.graph import write_graph
 from dkcam.export.options import ExportOptions
 from tests.conftest import tiny_checkpoint
 from tests.export.precision.test_graphs import numerics_of
@@ -46,7 +47,7 @@ def test_the_parser_takes(kind: str, half: bool) -> None:
 def test_the_parser_takes_low_precision(kind: str, precision: str) -> None:
     checkpoint = tiny_checkpoint()
     spec = make_spec(checkpoint, ExportOptions(size=(64, 96), **KINDS[kind]))
-    parse(write_graph(checkpoint, spec, numerics=numerics_of(checkpoint, precision)))
+    parse(write(checkpoint, spec, numerics_of(checkpoint, spec, precision)))
 
 
 @pytest.mark.parametrize("variant", ["plain", "dropout"])

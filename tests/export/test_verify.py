@@ -15,8 +15,8 @@ from torch import nn
 from dkcam.errors import ParityError
 from dkcam.export.camera import CONDITIONS, camera_pictures
 from dkcam.export.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint
+from dkcam.export.checkpoint_graph import write_graph
 from dkcam.export.exporter import export, make_spec
-from dkcam.export.graph import write_graph
 from dkcam.export.model import ModelConfig, ResNet
 from dkcam.export.options import ExportOptions
 from dkcam.export.parity import CEILING, TOLERANCE, Parity

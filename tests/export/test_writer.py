@@ -16,7 +16,7 @@ def given(*shape: Dimension) -> tuple[Writer, ir.Value]:
 @pytest.mark.parametrize(
     ("have", "to", "expected"),
     [
-        (["batch", 12, "H", "W"], [-1, 12], ["batch*H*W", 12]),
+        (["batch", 12, "H", "W"], [-1, 12], ["H*W*batch", 12]),
         (["K", "batch", 6], [-1, 3, 2], ["K*batch", 3, 2]),
         ([2, "batch", 6], [-1, 6], ["2*batch", 6]),
         ([2, 3, 4], [-1, 4], [6, 4]),

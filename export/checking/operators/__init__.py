@@ -13,9 +13,10 @@ from dkcam.export.checking.operators import (
     reduction,
     resize,
 )
-from dkcam.export.checking.operators.table import OPERATORS, Call, NotInterpreted, as_tensor, constant
+from dkcam.export.checking.operators.table import FLOATS, OPERATORS, Call, NotInterpreted, as_tensor, constant
 
 __all__ = [
+    "FLOATS",
     "OPERATORS",
     "Call",
     "NotInterpreted",

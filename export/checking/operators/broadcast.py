@@ -29,7 +29,7 @@ for kind, plain in {
     "GreaterOrEqual": torch.ge,
     "LessOrEqual": torch.le,
 }.items():
-    operator(kind)(lambda call, a, b, plain=plain: plain(call.branch(0, a), call.branch(1, b)))
+    operator(kind, branches=(0, 1))(lambda call, a, b, plain=plain: call.choose(plain, a, b))
 
 del kind, plain
 
@@ -64,21 +64,27 @@ def mean(call: Call, *values: Tensor) -> Tensor:
     return reduce(torch.add, values) / len(values)
 
 
-@operator("Max")
+@operator("Max", branches=None)
 def maximum(call: Call, *values: Tensor) -> Tensor:
     return _extreme(call, values, 1)
 
 
-@operator("Min")
+@operator("Min", branches=None)
 def minimum(call: Call, *values: Tensor) -> Tensor:
     return _extreme(call, values, -1)
 
 
 def _extreme(call: Call, values: tuple[Tensor, ...], sign: int) -> Tensor:
     """The largest (sign 1) or smallest (−1); the first of equals, not a number where any is not."""
-    best, seen = values[0], call.branch(0, values[0])
+
+    def winner(*values: Tensor) -> Tensor:
+        best, number = values[0], torch.zeros((), dtype=torch.int8)
+        for index, value in enumerate(values[1:], start=1):
+            later = (value > best if sign > 0 else value < best) | value.isnan()
+            best, number = torch.where(later, value, best), torch.where(later, index, number)
+        return number
+
+    found, y = call.choose(winner, *values), values[0]
     for index, value in enumerate(values[1:], start=1):
-        other = call.branch(index, value)
-        later = (other > seen if sign > 0 else other < seen) | other.isnan()
-        best, seen = torch.where(later, value, best), torch.where(later, other, seen)
-    return best
+        y = torch.where(found == index, value, y)
+    return y

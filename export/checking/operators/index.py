@@ -93,9 +93,9 @@ def one_hot(call: Call, places: Tensor, depth: Tensor, values: Tensor) -> Tensor
     return torch.where(hot, values[1], values[0])
 
 
-@operator("NonZero")
+@operator("NonZero", branches=(0,))
 def non_zero(call: Call, x: Tensor) -> Tensor:
-    return torch.nonzero(call.branch(0, x)).T if x.ndim else torch.zeros(1, int(bool(x)), dtype=torch.int64)
+    return call.choose(lambda x: torch.nonzero(x).T, x) if x.ndim else torch.zeros(1, int(bool(x)), dtype=torch.int64)
 
 
 @operator("Compress")
@@ -106,7 +106,7 @@ def compress(call: Call, x: Tensor, condition: Tensor) -> Tensor:
     return x.index_select(axis, torch.nonzero(condition).reshape(-1))
 
 
-@operator("NonMaxSuppression")
+@operator("NonMaxSuppression", branches=(0, 1))
 def non_maximum_suppression(
     call: Call,
     boxes: Tensor,
@@ -116,20 +116,25 @@ def non_maximum_suppression(
     least: Tensor | None = None,
 ) -> Tensor:
     form = call.attribute("center_point_box", 0)
-    boxes, scores = call.branch(0, boxes), call.branch(1, scores)
+    count, bound = 0 if most is None else number(most), 0.0 if overlap is None else float(overlap)
+    floor = None if least is None else float(least)
+    return call.choose(lambda boxes, scores: _chosen_boxes(boxes, scores, bool(form), count, bound, floor), boxes, scores)
+
+
+def _chosen_boxes(boxes: Tensor, scores: Tensor, form: bool, count: int, bound: float, floor: float | None) -> Tensor:
+    """int64 [n,3]: image, class, box, the best first. form: boxes are centre and size, else two corners."""
     first, second = boxes[..., :2], boxes[..., 2:]
     if form:
         first, second = first - second / 2, first + second / 2
     low, high = torch.minimum(first, second), torch.maximum(first, second)
     areas = (high - low).prod(-1)
-    count, bound = 0 if most is None else number(most), 0.0 if overlap is None else float(overlap)
     chosen = []
     for image in range(scores.shape[0]):
         for kind in range(scores.shape[1]):
             row = scores[image, kind]
             waiting = torch.sort(row, descending=True, stable=True).indices
-            if least is not None:
-                waiting = waiting[row[waiting] > least.item()]
+            if floor is not None:
+                waiting = waiting[row[waiting] > floor]
             for _ in range(min(count, len(waiting))):
                 if not len(waiting):
                     break

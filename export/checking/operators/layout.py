@@ -83,8 +83,8 @@ def cut(call: Call, x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None
     first, last = ints(starts), ints(ends)
     over = list(range(len(first))) if axes is None else ints(axes)
     for start, end, axis, step in zip(first, last, over, [1] * len(first) if steps is None else ints(steps), strict=True):
-        if step == 0:
-            raise call.refuse("a step of 0")
+        if step == 0 or (step < 0 and end >= 2**31 - 1):
+            raise call.refuse(f"a step of {step} to {end}")  # the far end ahead, backwards: runtimes differ
         size = x.shape[axis]
         low, high = (0, size) if step > 0 else (-1, size - 1)
         start = min(max(start + size if start < 0 else start, max(low, 0)), high)
@@ -106,15 +106,17 @@ def pad(call: Call, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: 
     both = {axis: (given[at], given[at + len(over)]) for at, axis in enumerate(over)}
     if mode == "constant":
         flat = [n for axis in reversed(range(x.ndim)) for n in both.get(axis, (0, 0))]
+        if value is not None and value.requires_grad:
+            return torch.where(functional.pad(torch.ones_like(x), flat) > 0, functional.pad(x, flat), value.reshape(()))
         fill = 0.0 if value is None else value.item()
         return functional.pad(x, flat, value=fill) if x.dtype != torch.bool else functional.pad(x.byte(), flat, value=fill).bool()
     if mode not in ("edge", "reflect", "wrap"):
         raise call.refuse(f"mode = {mode!r}")
-    for axis, (low, high) in both.items():
+    for axis, pair in both.items():
         size = x.shape[axis]
-        places = np.pad(np.arange(size), (max(low, 0), max(high, 0)), mode)  # type: ignore[call-overload]
-        places = places[max(-low, 0) : len(places) - max(-high, 0)]
-        x = x.index_select(axis, torch.from_numpy(places))
+        if min(pair) < 0 or (max(pair) > size - (mode == "reflect") and mode != "edge"):
+            raise call.refuse(f"mode = {mode!r} with pads {pair} of {size}")
+        x = x.index_select(axis, torch.from_numpy(np.pad(np.arange(size), pair, mode)))  # type: ignore[call-overload]
     return x
 
 

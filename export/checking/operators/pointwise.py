@@ -39,81 +39,95 @@ for kind, plain in {
 }.items():
     operator(kind)(lambda call, x, plain=plain: plain(x))
 
-del kind, plain
+for kind, step in {"Sign": torch.sign, "Floor": torch.floor, "Ceil": torch.ceil, "Round": torch.round}.items():
+    operator(kind, branches=(0,))(lambda call, x, step=step: call.choose(step, x))
+
+del kind, plain, step
 
 
 def zero(x: Tensor) -> Tensor:
     return x.new_zeros(())
 
 
-@operator("Relu")
+def positive(x: Tensor) -> Tensor:
+    return x > 0
+
+
+@operator("Relu", branches=(0,))
 def relu(call: Call, x: Tensor) -> Tensor:
-    return torch.where(call.branch(0, x) <= 0, zero(x), x) if call.seen else torch.relu(x)
+    return torch.where(call.choose(lambda x: x <= 0, x), zero(x), x) if call.seen else torch.relu(x)
 
 
-@operator("LeakyRelu")
+@operator("LeakyRelu", branches=(0,))
 def leaky_relu(call: Call, x: Tensor) -> Tensor:
-    return torch.where(call.branch(0, x) > 0, x, x * call.attribute("alpha", 0.01))
+    return torch.where(call.choose(positive, x), x, x * call.attribute("alpha", 0.01))
 
 
-@operator("PRelu")
+@operator("PRelu", branches=(0,))
 def prelu(call: Call, x: Tensor, slope: Tensor) -> Tensor:
-    return torch.where(call.branch(0, x) > 0, x, x * slope)
+    return torch.where(call.choose(positive, x), x, x * slope)
 
 
 def _exponential_branch(call: Call, x: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """(x > 0, e^(x/scale) − 1 where it is not), without the overflow of the branch not taken."""
-    positive = call.branch(0, x) > 0
-    return positive, torch.expm1(torch.where(positive, zero(x), x) / scale)
+    line = call.choose(positive, x)
+    return line, torch.expm1(torch.where(line, zero(x), x) / scale)
 
 
-@operator("Elu")
+@operator("Elu", branches=(0,))
 def elu(call: Call, x: Tensor) -> Tensor:
-    positive, exponential = _exponential_branch(call, x, 1.0)
-    return torch.where(positive, x, call.attribute("alpha", 1.0) * exponential)
+    line, exponential = _exponential_branch(call, x, 1.0)
+    return torch.where(line, x, call.attribute("alpha", 1.0) * exponential)
 
 
-@operator("Celu")
+@operator("Celu", branches=(0,))
 def celu(call: Call, x: Tensor) -> Tensor:
     alpha = call.attribute("alpha", 1.0)
-    positive, exponential = _exponential_branch(call, x, alpha)
-    return torch.where(positive, x, alpha * exponential)
+    line, exponential = _exponential_branch(call, x, alpha)
+    return torch.where(line, x, alpha * exponential)
 
 
-@operator("Selu")
+@operator("Selu", branches=(0,))
 def selu(call: Call, x: Tensor) -> Tensor:
     alpha, gamma = call.attribute("alpha", 1.67326319217681884765625), call.attribute("gamma", 1.05070102214813232421875)
-    positive, exponential = _exponential_branch(call, x, 1.0)
-    return gamma * torch.where(positive, x, alpha * exponential)
+    line, exponential = _exponential_branch(call, x, 1.0)
+    return gamma * torch.where(line, x, alpha * exponential)
 
 
-@operator("ThresholdedRelu")
+@operator("ThresholdedRelu", branches=(0,))
 def thresholded_relu(call: Call, x: Tensor) -> Tensor:
-    return torch.where(call.branch(0, x) > call.attribute("alpha", 1.0), x, zero(x))
+    alpha = call.attribute("alpha", 1.0)
+    return torch.where(call.choose(lambda x: x > alpha, x), x, zero(x))
 
 
-@operator("Shrink")
+@operator("Shrink", branches=(0,))
 def shrink(call: Call, x: Tensor) -> Tensor:
     bound, bias = call.attribute("lambd", 0.5), call.attribute("bias", 0.0)
-    seen = call.branch(0, x)
-    return torch.where(seen < -bound, x + bias, torch.where(seen > bound, x - bias, zero(x))).to(x.dtype)
+    side = call.choose(lambda x: side_of(x, -bound, bound), x)
+    return torch.where(side < 0, x + bias, torch.where(side > 0, x - bias, zero(x))).to(x.dtype)
 
 
-def _hard_sigmoid(call: Call, x: Tensor, alpha: float, beta: float) -> Tensor:
-    line = x * alpha + beta
-    seen = call.branch(0, x) * alpha + beta
-    return torch.where(seen <= 0, zero(x), torch.where(seen >= 1, zero(x) + 1, line))
+def side_of(x: Tensor, low: float, high: float) -> Tensor:
+    """−1 below low, 1 above high, 0 between them and at both."""
+    return (x > high).to(torch.int8) - (x < low).to(torch.int8)
 
 
-@operator("HardSigmoid")
+@operator("HardSigmoid", branches=(0,))
 def hard_sigmoid(call: Call, x: Tensor) -> Tensor:
-    return _hard_sigmoid(call, x, call.attribute("alpha", 0.2), call.attribute("beta", 0.5))
+    alpha, beta = call.attribute("alpha", 0.2), call.attribute("beta", 0.5)
+    part = call.choose(lambda x: _part(x * alpha + beta, 0, 1), x)
+    return torch.where(part < 0, zero(x), torch.where(part > 0, zero(x) + 1, x * alpha + beta))
 
 
-@operator("HardSwish")
+def _part(x: Tensor, low: float, high: float) -> Tensor:
+    """−1 at low and below, 1 at high and above, 0 between."""
+    return (x >= high).to(torch.int8) - (x <= low).to(torch.int8)
+
+
+@operator("HardSwish", branches=(0,))
 def hard_swish(call: Call, x: Tensor) -> Tensor:
-    seen = call.branch(0, x)
-    return torch.where(seen <= -3, zero(x), torch.where(seen >= 3, x, x * (x / 6 + 0.5)))
+    part = call.choose(lambda x: _part(x, -3, 3), x)
+    return torch.where(part < 0, zero(x), torch.where(part > 0, x, x * (x / 6 + 0.5)))
 
 
 @operator("Swish")
@@ -131,31 +145,9 @@ def gelu(call: Call, x: Tensor) -> Tensor:
     raise call.refuse(f"approximate = {form!r}")
 
 
-@operator("Abs")
+@operator("Abs", branches=(0,))
 def absolute(call: Call, x: Tensor) -> Tensor:
-    if not x.is_floating_point():
-        return torch.abs(x)
-    return x * torch.sign(call.branch(0, x)) if call.seen else torch.abs(x)
-
-
-@operator("Sign")
-def sign(call: Call, x: Tensor) -> Tensor:
-    return torch.sign(call.branch(0, x))
-
-
-@operator("Floor")
-def floor(call: Call, x: Tensor) -> Tensor:
-    return torch.floor(call.branch(0, x))
-
-
-@operator("Ceil")
-def ceil(call: Call, x: Tensor) -> Tensor:
-    return torch.ceil(call.branch(0, x))
-
-
-@operator("Round")
-def nearest(call: Call, x: Tensor) -> Tensor:
-    return torch.round(call.branch(0, x))
+    return x * call.choose(torch.sign, x) if call.seen else torch.abs(x)
 
 
 @operator("IsInf")
@@ -168,14 +160,19 @@ def is_inf(call: Call, x: Tensor) -> Tensor:
     return found
 
 
-@operator("Clip")
+@operator("Clip", branches=(0,))
 def clip(call: Call, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-    seen = call.branch(0, x)
+    def part(x: Tensor) -> Tensor:
+        above = torch.zeros_like(x, dtype=torch.bool) if high is None else x >= high
+        below = torch.zeros_like(x, dtype=torch.bool) if low is None else x <= low
+        if low is not None and high is not None:
+            above, below = above | (low >= high), below & (low < high)  # bounds that cross: the upper one
+        return above.to(torch.int8) - below.to(torch.int8)
+
+    found = call.choose(part, x)
     if low is not None:
-        x, seen = torch.where(seen <= low, low, x), torch.where(seen <= low, low, seen)
-    if high is not None:
-        x = torch.where(seen >= high, high, x)
-    return x
+        x = torch.where(found < 0, low, x)
+    return x if high is None else torch.where(found > 0, high, x)
 
 
 @operator("Cast")
@@ -215,7 +212,7 @@ def log_softmax(call: Call, x: Tensor) -> Tensor:
     return softmax_like(call, x, log=True)
 
 
-@operator("Hardmax")
+@operator("Hardmax", branches=(0,))
 def hardmax(call: Call, x: Tensor) -> Tensor:
     axis = call.attribute("axis", -1)
-    return torch.zeros_like(x).scatter(axis, call.branch(0, x).argmax(axis, keepdim=True), 1.0)
+    return torch.zeros_like(x).scatter(axis, call.choose(lambda x: x.argmax(axis, keepdim=True), x), 1.0)

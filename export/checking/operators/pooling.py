@@ -32,7 +32,11 @@ class Windows:
 def _windows(call: Call, sizes: Sequence[int]) -> Windows:
     kernel = call.required("kernel_shape")
     strides, dilations, low, high = windows(call, sizes, kernel)
-    ceil = call.attribute("ceil_mode", 0) and call.attribute("auto_pad", "NOTSET") == "NOTSET"
+    auto = call.attribute("auto_pad", "NOTSET")
+    needs = zip(sizes, kernel, strides, dilations, strict=True)
+    if auto.startswith("SAME") and any((n - 1) // s * s + d * (k - 1) + 1 < n for n, k, s, d in needs):
+        raise call.refuse(f"auto_pad = {auto!r} where nothing is to be padded and numbers are left over: runtimes differ")
+    ceil = call.attribute("ceil_mode", 0) and auto == "NOTSET"
     outputs, reach = [], []
     for size, k, stride, dilation, before, after in zip(sizes, kernel, strides, dilations, low, high, strict=True):
         span = dilation * (k - 1) + 1
@@ -47,7 +51,7 @@ def _windows(call: Call, sizes: Sequence[int]) -> Windows:
     return Windows(kernel, strides, dilations, low, high, outputs, reach)
 
 
-@operator("MaxPool")
+@operator("MaxPool", branches=(0,))
 def max_pool(call: Call, x: Tensor) -> Tensor | tuple[Tensor, ...]:
     if call.attribute("storage_order", 0):
         raise call.refuse("storage_order = 1")
@@ -62,8 +66,12 @@ def max_pool(call: Call, x: Tensor) -> Tensor | tuple[Tensor, ...]:
     if len(call.node.outputs) == 1 and not call.seen:
         y: Tensor = pool(padded(source, found.low, found.reach, fill), *arguments)
         return y.to(x.dtype)
-    seen = call.branch(0, x).to(source.dtype)
-    _, inside = pool(padded(seen, found.low, found.reach, fill), *arguments, return_indices=True)
+
+    def place(x: Tensor) -> Tensor:
+        places: Tensor = pool(padded(x.to(source.dtype), found.low, found.reach, fill), *arguments, return_indices=True)[1]
+        return places
+
+    inside = call.choose(place, x)
     sizes, flat, left = list(x.shape[2:]), torch.zeros_like(inside), inside
     step = 1
     for axis in reversed(range(rank)):
@@ -122,7 +130,7 @@ def global_average_pool(call: Call, x: Tensor) -> Tensor:
     return x.mean(tuple(range(2, x.ndim)), keepdim=True)
 
 
-@operator("GlobalMaxPool")
+@operator("GlobalMaxPool", branches=(0,))
 def global_max_pool(call: Call, x: Tensor) -> Tensor:
-    best = call.branch(0, x).flatten(2).argmax(2, keepdim=True)  # the first of equals, as MaxPool has it
+    best = call.choose(lambda x: x.flatten(2).argmax(2, keepdim=True), x)  # the first of equals, as MaxPool has it
     return x.flatten(2).gather(2, best).reshape(*x.shape[:2], *[1] * (x.ndim - 2))

@@ -87,7 +87,7 @@ def convolution(call: Call, x: Tensor, w: Tensor, b: Tensor | None = None) -> Te
     kernel = _kernel(call, w)
     strides, dilations, low, high = windows(call, x.shape[2:], kernel)
     pads = low
-    if low != high or min(low) < 0:
+    if low != high:
         x, pads = padded(x, low, high), [0] * len(low)
     found: Tensor = CONVOLUTIONS[len(kernel) - 1](x, w, b, strides, pads, dilations, call.attribute("group", 1))
     return found
@@ -107,6 +107,10 @@ def transposed_convolution(call: Call, x: Tensor, w: Tensor, b: Tensor | None = 
         low, high = [0] * rank, [0] * rank
     if shape is None and auto.startswith("SAME"):
         shape = [size * stride for size, stride in zip(x.shape[2:], strides, strict=True)]
+        if any(
+            dilation * (k - 1) + 1 + extra < stride for k, dilation, extra, stride in zip(kernel, dilations, more, strides, strict=True)
+        ):
+            raise call.refuse(f"auto_pad = {auto!r} with a kernel smaller than its stride, where runtimes differ")
     if shape is not None:
         low, high = [], []
         for size, stride, k, dilation, extra, wanted in zip(x.shape[2:], strides, kernel, dilations, more, shape[-rank:], strict=True):

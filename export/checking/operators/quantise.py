@@ -23,11 +23,10 @@ RANGES = {
 
 
 class Quantised(torch.autograd.Function):
-    """clamp(round(x) + zero, low, high), straight through."""
+    """clamp(whole, low, high), where whole is a real x rounded: straight through to x."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, zero: Tensor, low: float, high: float) -> Tensor:
-        whole = torch.round(x) + zero
+    def forward(ctx: Any, x: Tensor, whole: Tensor, low: float, high: float) -> Tensor:
         ctx.save_for_backward((whole >= low) & (whole <= high))
         return whole.clamp(low, high)
 
@@ -47,7 +46,7 @@ def _spread(call: Call, parameter: Tensor, x: Tensor) -> Tensor:
     return parameter.reshape(-1, *[1] * (x.ndim - 1 - axis % x.ndim))
 
 
-@operator("QuantizeLinear")
+@operator("QuantizeLinear", branches=(0,))
 def quantise(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     kind = call.attribute("output_dtype", 0)
     call.attribute("saturate", 1)  # says something for 8-bit floats alone
@@ -57,7 +56,9 @@ def quantise(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -
         raise call.refuse(f"to {wanted}")
     offset = x.new_zeros(()) if zero is None else _spread(call, zero.to(call.dtype), x)
     low, high = RANGES[wanted]
-    found: Tensor = Quantised.apply(x / _spread(call, scale, x), offset, low, high)  # type: ignore[no-untyped-call]
+    step = _spread(call, scale, x)
+    whole = call.choose(lambda x: torch.round(x / step) + offset, x)
+    found: Tensor = Quantised.apply(x / step, whole, low, high)  # type: ignore[no-untyped-call]
     return found
 
 

@@ -73,12 +73,12 @@ for kind, function in REDUCTIONS.items():
     _enter(kind, function)
 
 
-@operator("ReduceMax")
+@operator("ReduceMax", branches=(0,))
 def reduce_max(call: Call, x: Tensor, axes: Tensor | None = None) -> Tensor:
     return _extreme(call, x, axes, torch.amax)
 
 
-@operator("ReduceMin")
+@operator("ReduceMin", branches=(0,))
 def reduce_min(call: Call, x: Tensor, axes: Tensor | None = None) -> Tensor:
     return _extreme(call, x, axes, torch.amin)
 
@@ -89,36 +89,34 @@ def _extreme(call: Call, x: Tensor, axes: Tensor | None, function: Callable[...,
         return x
     if not call.seen:
         return function(x, over, keep)
-    seen = call.branch(0, x)
-    best = seen == function(seen, over, True)
+    best = call.choose(lambda x: x == function(x, over, True), x)
     share = best / best.sum(over, keepdim=True)
     return torch.where(best, x, torch.zeros_like(x)).mul(share).sum(over, keep).to(x.dtype)
 
 
-@operator("ArgMax")
+@operator("ArgMax", branches=(0,))
 def arg_max(call: Call, x: Tensor) -> Tensor:
-    return _arg(call, call.branch(0, x))
+    return _arg(call, x, lambda x: x)
 
 
-@operator("ArgMin")
+@operator("ArgMin", branches=(0,))
 def arg_min(call: Call, x: Tensor) -> Tensor:
-    seen = call.branch(0, x)
-    return _arg(call, -seen if seen.is_floating_point() else -seen.to(torch.int64))
+    return _arg(call, x, lambda x: -x if x.is_floating_point() else -x.to(torch.int64))
 
 
-def _arg(call: Call, x: Tensor) -> Tensor:
+def _arg(call: Call, x: Tensor, height: Callable[[Tensor], Tensor]) -> Tensor:
     axis, keep = call.attribute("axis", 0), bool(call.attribute("keepdims", 1))
     if call.attribute("select_last_index", 0):
-        return x.shape[axis] - 1 - x.flip(axis).argmax(axis, keep)
-    return x.argmax(axis, keep)
+        return call.choose(lambda x: x.shape[axis] - 1 - height(x).flip(axis).argmax(axis, keep), x)
+    return call.choose(lambda x: height(x).argmax(axis, keep), x)
 
 
-@operator("TopK")
+@operator("TopK", branches=(0,))
 def top_k(call: Call, x: Tensor, k: Tensor) -> tuple[Tensor, ...]:
     axis = call.attribute("axis", -1)
     call.attribute("sorted", 1)  # where order is free, this one is as good
-    order = torch.sort(call.branch(0, x), dim=axis, descending=bool(call.attribute("largest", 1)), stable=True).indices
-    chosen = order.narrow(axis, 0, number(k))
+    count, largest = number(k), bool(call.attribute("largest", 1))
+    chosen = call.choose(lambda x: torch.sort(x, dim=axis, descending=largest, stable=True).indices.narrow(axis, 0, count), x)
     return x.gather(axis, chosen), chosen
 
 

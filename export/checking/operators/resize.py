@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
 from dkcam.export.checking.operators.table import Call, ints, operator
+
+HALF = 1e-5  # what a half way between two neighbours may be off by rounding, in float32
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,10 @@ def resize(call: Call, x: Tensor, region: Tensor | None = None, scales: Tensor |
     if mode not in ("nearest", "linear", "cubic"):
         raise call.refuse(f"mode = {mode!r}")
     for at, axis in zip(_axes(call, x, over, coordinates, policy, region, scales, sizes), over, strict=True):
-        if at.inputs == at.outputs and at.scale == 1 and coordinates != "tf_crop_and_resize":
+        if at.inputs == at.outputs and (at.scale == 1 if coordinates != "tf_crop_and_resize" else (at.start, at.end) == (0, 1)):
             continue
+        if smooth and at.inputs == at.outputs:
+            raise call.refuse("antialias on an axis that keeps its length under a scale, where runtimes differ")
         kind = torch.float32 if mode == "nearest" else torch.float64  # runtimes pick neighbours in float32, halves included
         places = _places(call, at, coordinates, torch.arange(at.outputs, dtype=kind))
         if mode == "nearest":
@@ -67,11 +72,13 @@ def _axes(
     if coordinates == "tf_crop_and_resize":
         if region is None or region.numel() != 2 * count:
             raise call.refuse(f"tf_crop_and_resize needs a roi of {2 * count} numbers")
+        if scales is not None and scales.numel():
+            raise call.refuse("tf_crop_and_resize with scales, where runtimes differ on the size")
         flat = region.tolist()
         ends = list(zip(flat[:count], flat[count:], strict=True))
     if scales is not None and scales.numel():
         factors = [float(s) for s in scales.tolist()]
-        outputs = [math.floor(n * (e - s) * f) for n, f, (s, e) in zip(lengths, factors, ends, strict=True)]
+        outputs = [math.floor(np.float32(n) * np.float32(f)) for n, f in zip(lengths, factors, strict=True)]  # 3 · 1.6666666 is 5
     elif sizes is not None and sizes.numel():
         outputs = ints(sizes)
         factors = [o / n for o, n in zip(outputs, lengths, strict=True)]
@@ -93,23 +100,25 @@ def _places(call: Call, axis: Axis, mode: str, x: Tensor) -> Tensor:
     if mode == "pytorch_half_pixel":
         return torch.zeros_like(x)
     if mode == "half_pixel_symmetric":
-        return inputs / 2 * (1 - outputs / (scale * inputs)) + (x + 0.5) / scale - 0.5
+        width = torch.tensor(scale, dtype=x.dtype) * inputs
+        return inputs / 2 * (1 - outputs / width) + (x + 0.5) / scale - 0.5
     if mode == "align_corners":
         return torch.zeros_like(x) if outputs == 1 else x * (inputs - 1) / (outputs - 1)
     if mode == "asymmetric":
         return x / scale
     if mode == "tf_crop_and_resize":
+        start, end = torch.tensor(axis.start, dtype=x.dtype), torch.tensor(axis.end, dtype=x.dtype)
         if outputs > 1:
-            return axis.start * (inputs - 1) + x * (axis.end - axis.start) * (inputs - 1) / (outputs - 1)
-        return torch.full_like(x, 0.5 * (axis.start + axis.end) * (inputs - 1))
+            return start * (inputs - 1) + x * (end - start) * (inputs - 1) / (outputs - 1)
+        return (0.5 * (start + end) * (inputs - 1)).expand(x.shape)
     raise call.refuse(f"coordinate_transformation_mode = {mode!r}")
 
 
 def _nearest(call: Call, places: Tensor, mode: str) -> Tensor:
     if mode == "round_prefer_floor":
-        return torch.ceil(places - 0.5)
+        return torch.ceil(places - 0.5 - HALF)
     if mode == "round_prefer_ceil":
-        return torch.floor(places + 0.5)
+        return torch.floor(places + 0.5 + HALF)
     if mode == "floor":
         return torch.floor(places)
     if mode == "ceil":

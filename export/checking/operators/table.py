@@ -1,8 +1,8 @@
 """What an operator's function is, and what it is given.
 
-``@operator("Relu")`` enters a function ``(call, *inputs) -> tensor or tuple of tensors`` into the table; an input left out is None. It
-reads every attribute of its node: one that it did not read is refused, since a form of the operator would be computed that
-is not the one in the graph.
+``@operator("Relu", branches=(0,))`` enters a function ``(call, *inputs) -> tensor or tuple of tensors`` into the table; an input left out
+is None. It reads every attribute of its node: one that it did not read is refused, since a form of the operator would be computed
+that is not the one in the graph. ``branches``: the inputs by which it chooses a branch, all from the first on where they are None.
 """
 
 from __future__ import annotations
@@ -46,12 +46,14 @@ class NotInterpreted(ExportError):
 
 @dataclass
 class Call:
-    """One node as its function sees it. ``seen``: values of another run, by name, from which branches are taken (see interpreter.py)."""
+    """One node as its function sees it. ``seen``: values of another run, by name, by which branches are chosen (see interpreter.py)."""
 
     node: ir.Node
     version: int  # of the operator set
     dtype: torch.dtype  # of every real number
     seen: Mapping[str, Tensor] = field(default_factory=dict)
+    flipped: int = 0  # choices that this run would have made otherwise
+    choices: int = 0  # made by values of another run
     _read: set[str] = field(default_factory=set)
 
     def attribute(self, name: str, default: T) -> T:
@@ -79,15 +81,26 @@ class Call:
         """Attributes of the node that its function did not ask for."""
         return sorted(set(self.node.attributes) - self._read)
 
-    def branch(self, index: int, value: Tensor) -> Tensor:
-        """What a branch is decided on: input ``index`` of the other run where it was given, else ``value`` itself, cut off."""
+    def choose(self, choice: Callable[..., Tensor], *values: Tensor) -> Tensor:
+        """A choice by the first inputs, ``values``: by those of the other run where they were given. No gradient passes."""
+        own = [value.detach() for value in values]
+        others = [self._other(index, value) for index, value in enumerate(own)]
+        found = choice(*others)
+        if any(other is not value for other, value in zip(others, own, strict=True)):
+            mine = choice(*own)
+            self.choices += found.numel()
+            self.flipped += int((mine != found).sum()) if mine.shape == found.shape else found.numel()
+        return found
+
+    def _other(self, index: int, value: Tensor) -> Tensor:
         source = self.node.inputs[index]
         found = self.seen.get(source.name or "") if source is not None else None
         if found is None:
-            return value.detach()
+            return value
         if found.shape != value.shape:
-            raise self.refuse(f"seen value {source.name!r} has shape {list(found.shape)}, expected {list(value.shape)}")  # type: ignore[union-attr]
-        return found
+            name = "" if source is None else source.name
+            raise self.refuse(f"the value seen of {name!r} has shape {list(found.shape)}, expected {list(value.shape)}")
+        return found.to(value.dtype)
 
     def torch_type(self, kind: ir.DataType | int) -> torch.dtype:
         """The tensor type of an ONNX type; every real one is ``dtype``."""
@@ -110,20 +123,21 @@ class Operator:
     function: Function
     least: int  # inputs
     most: int | None  # inputs; None: any number
+    branches: tuple[int, ...] | None = ()
 
 
 OPERATORS: dict[str, Operator] = {}
 F = TypeVar("F", bound=Function)
 
 
-def operator(*kinds: str) -> Callable[[F], F]:
+def operator(*kinds: str, branches: tuple[int, ...] | None = ()) -> Callable[[F], F]:
     """Enter a function for these operators."""
 
     def enter(function: F) -> F:
         parameters = list(inspect.signature(function).parameters.values())[1:]
         variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         plain = [p for p in parameters if p.kind is not p.VAR_POSITIONAL]
-        entry = Operator(function, sum(p.default is p.empty for p in plain), None if variadic else len(plain))
+        entry = Operator(function, sum(p.default is p.empty for p in plain), None if variadic else len(plain), branches)
         for kind in kinds:
             assert kind not in OPERATORS, f"two functions for {kind}"
             OPERATORS[kind] = entry

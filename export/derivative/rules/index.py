@@ -125,15 +125,14 @@ def grown(writer: Writer, step: Step, cotangent: Cotangent, axis: int, index: ir
 # indices of several axes at once
 
 
-def flat_index(writer: Writer, step: Step, index: ir.Value, sizes: Sequence[int]) -> ir.Value:
+def flat_index(writer: Writer, index: ir.Value, sizes: Sequence[int]) -> ir.Value:
     """[*, n] → [*]: places in the product of n axes."""
     strides = [math.prod(sizes[i + 1 :]) for i in range(len(sizes))]
-    dtype = array_type(index)
-    ahead = writer.op(
-        "Where", writer.op("Less", index, writer.constant(0, dtype)), writer.constant(sizes, dtype), writer.constant(0, dtype)
-    )
-    scaled = writer.mul(writer.add(index, ahead), writer.constant(strides, dtype))
-    return writer.sum(scaled, -1, keep=False)
+    numbers = array_of(index)
+    if numbers is not None:
+        return writer.constant((numbers % np.array(sizes)) @ np.array(strides), np.int64)
+    ahead = writer.op("Where", writer.op("Less", index, writer.ints(0)), writer.ints(*sizes), writer.ints(0))
+    return writer.sum(writer.mul(writer.add(index, ahead), writer.ints(*strides)), -1, keep=False)
 
 
 @single("GatherND")
@@ -148,7 +147,7 @@ def gather_nd(writer: Writer, step: Step, cotangent: Cotangent) -> Cotangent:
     x = writer.reshape(step.x, writer.dims(step.x, 0, batch), total, writer.dims(step.x, batch + picked))
     y = writer.reshape(step.y, writer.dims(step.y, 0, batch), count, writer.dims(step.y, batch + len(places)))
     cotangent = regrouped(writer, cotangent, y, step.y) if len(places) else inserted(writer, cotangent, [batch], rank_of(y))
-    flat = flat_index(writer, step, index, sizes)
+    flat = flat_index(writer, index, sizes)
     flat = writer.reshape(flat, writer.dims(flat, 0, batch), count)
     numbers = array_of(flat)
     if numbers is not None and (numbers.reshape(-1, count) == numbers.reshape(-1, count)[:1]).all():
@@ -187,7 +186,7 @@ def scatter_nd(writer: Writer, step: Step, cotangents: Sequence[Cotangent | None
     assert isinstance(picked, int)
     sizes = [known(step, d) for d in shape_of(data)[:picked]]
     places = [known(step, d) for d in shape_of(index)[:-1]]
-    flat = writer.reshape(flat_index(writer, step, index, sizes), math.prod(places))
+    flat = writer.reshape(flat_index(writer, index, sizes), math.prod(places))
     result = {}
     if step.active[0]:
         free = _untouched(writer, step, flat, math.prod(sizes)) if replaces else None
@@ -226,13 +225,7 @@ def scatter_elements(writer: Writer, step: Step, cotangents: Sequence[Cotangent 
     if step.active[0]:
         result[0] = cotangent
         if replaces:
-            ones = Cotangent(writer.unsqueeze(_ones(writer, index), 0))
-            put = grown(writer, step, picked_elements(writer, step, ones, axis, index, index, size), axis, index)
-            times = writer.squeeze(put.whole(writer), 0)
-            numbers = array_of(times)
-            if numbers is not None and numbers.max() > 1:
-                raise step.refuse("it puts two numbers in one place")
-            result[0] = cotangent.times(writer, where(writer, writer.op("Equal", times, writer.number(0))))
+            result[0] = cotangent.times(writer, _untouched_elements(writer, step, axis, index, size))
     if step.active[2]:
         whole = cotangent.whole(writer)
         for a in range(step.rank):
@@ -242,5 +235,18 @@ def scatter_elements(writer: Writer, step: Step, cotangents: Sequence[Cotangent 
     return result
 
 
-def _ones(writer: Writer, index: ir.Value) -> ir.Value:
-    return where(writer, writer.op("Equal", index, index))
+def _untouched_elements(writer: Writer, step: Step, axis: int, index: ir.Value, size: int) -> ir.Value:
+    """float32 of the shape of the data, 1 where nothing was put."""
+    numbers = array_of(index)
+    if numbers is not None:
+        put = np.zeros([known(step, d) for d in shape_of(step.x)])
+        at = np.indices(numbers.shape)
+        at[axis] = numbers % size
+        np.add.at(put, tuple(at), 1)
+        if put.max(initial=0) > 1:
+            raise step.refuse("it puts two numbers in one place")
+        return writer.constant(put == 0, np.float32)
+    ones = where(writer, writer.op("Equal", index, index))
+    put_there = picked_elements(writer, step, Cotangent(writer.unsqueeze(ones, 0)), axis, index, index, size)
+    times = writer.squeeze(grown(writer, step, put_there, axis, index).whole(writer), 0)
+    return where(writer, writer.op("Equal", times, writer.number(0)))

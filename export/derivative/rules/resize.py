@@ -199,7 +199,15 @@ def _product(writer: Writer, value: ir.Value, right: ir.Value, after: int) -> ir
         return shaped(writer.op("MatMul", value, right), wanted)
     if after == 1:
         return shaped(writer.op("MatMul", writer.transpose(right, 1, 0), value), wanted)
-    order = list(range(len(sizes)))
-    order[axis], order[-1] = order[-1], order[axis]
-    turned = writer.op("MatMul", writer.transpose(value, *order), right)
-    return shaped(writer.transpose(shaped(turned, [wanted[a] for a in order]), *order), wanted)
+    # by reshaping: TensorRT-RTX 1.7 fails to build the same with transposes
+    rest = product(*sizes[axis + 1 :])
+    if isinstance(rest, int):
+        flat = writer.reshape(value, -1, writer.dims(value, axis, axis + 1), rest)
+        shaped(flat, [product(*sizes[:axis]), sizes[axis], rest])
+    else:
+        flat = shaped(writer.reshape(value, writer.dims(value, 0, axis + 1), -1), [*sizes[: axis + 1], rest])
+    found = writer.op("MatMul", writer.transpose(right, 1, 0), flat)
+    inner = [size for size in wanted[1:] if isinstance(size, int)]
+    if len(inner) == len(wanted) - 1:
+        return shaped(writer.reshape(found, -1, inner), wanted)
+    return shaped(writer.reshape(found, writer.dims(value, 0, axis), writer.dims(right, 1), writer.dims(value, axis + 1)), wanted)

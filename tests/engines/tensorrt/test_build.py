@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dkcam.export.precision.own import write
 
 from dkcam.engines.onnx_file import read_spec
 from dkcam.engines.tensorrt import Library, Profile, build_plan, load_tensorrt, make_engine
 from dkcam.engines.tensorrt.library import FLAVOURS
 from dkcam.errors import EngineError, ModelFileError
+from dkcam.export.checkpoint_graph import write_graph
 from dkcam.export.exporter import make_spec
-from dkcam.export.graph import write_graph
 from dkcam.export.options import ExportOptions
 from tests.conftest import tiny_checkpoint
 from tests.export.precision.test_graphs import numerics_of
@@ -36,9 +37,9 @@ KINDS: dict[str, dict[str, Any]] = {
 def test_engines_build(kind: str) -> None:
     checkpoint = tiny_checkpoint()
     spec = make_spec(checkpoint, ExportOptions(size=(64, 96), **KINDS[kind]))
-    low = numerics_of(checkpoint, kind) if kind in ("fp16", "int8 gpu") else None
+    low = numerics_of(checkpoint, spec, kind) if kind in ("fp16", "int8 gpu") else None
     steps: list[tuple[str, int, int]] = []
-    data = write_graph(checkpoint, spec, numerics=low)
+    data = write(checkpoint, spec, low)
     plan = build_plan(load_tensorrt(), data, "the graph", spec, Profile.of(spec), lambda *step: steps.append(step))
     assert len(plan) > 100_000
     assert steps and all(name.startswith("TensorRT: ") for name, _, _ in steps)
@@ -87,7 +88,7 @@ def test_a_build_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_a_cpu_flavoured_int8_file_is_sent_back() -> None:
     checkpoint = tiny_checkpoint()
     spec = make_spec(checkpoint, ExportOptions(size=(96, 128), precision="int8"))
-    data = write_graph(checkpoint, spec, numerics=numerics_of(checkpoint, "int8 cpu"))
+    data = write(checkpoint, spec, numerics_of(checkpoint, spec, "int8 cpu"))
     with pytest.raises(EngineError, match=r"int8 file for CPUs.*--target gpu"):
         make_engine(data, "m.onnx", Path("m.engine"))
 

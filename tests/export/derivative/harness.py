@@ -5,7 +5,7 @@
 
 One call writes x → operator → y, pulls a full seed, two lazy ones and two pairs (g, d) back to x in the same graph, and compares
 each gradient [K, *x] with the reference's: in float64 by the interpreter, in float32 by ONNX Runtime at all four of its
-optimisation levels. It also refuses what TensorRT's parser would, and graphs whose declared shapes are not those of ONNX.
+optimisation levels. It also refuses graphs that TensorRT's parser does not take, and those whose declared shapes are not those of ONNX.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ from dkcam.export.derivative.cotangent import Cotangent, full
 from dkcam.export.derivative.rule import UnsupportedOperator
 from dkcam.export.derivative.sweep import sweep
 from dkcam.export.writer import FLOATS, Writer
+
+try:
+    import tensorrt_rtx as trt
+except ImportError:
+    trt = None
 
 Array = NDArray[Any]
 Reference = Callable[..., Any]
@@ -212,7 +217,18 @@ def check(
     compare(operator, "float64", interpreted(run.model, feed, list(expected)), expected, exact)
     for level in range(4):
         compare(operator, f"ONNX Runtime, level {level}", runtime(proto, run.feed, list(expected), level), expected, single)
+    parsed(operator, proto)
     return run
+
+
+def parsed(operator: Operator, proto: onnx.ModelProto) -> None:
+    """TensorRT's parser takes the graph, where it is installed."""
+    if trt is None:
+        return
+    logger = trt.Logger(trt.Logger.ERROR)
+    network = trt.Builder(logger).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    assert parser.parse(proto.SerializeToString()), (str(operator), [parser.get_error(i).desc() for i in range(parser.num_errors)])
 
 
 def refused(operator: Operator, why: str, shape: Sequence[int] = ()) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from dkcam.export.precision.own import write
 from onnx import numpy_helper
 from torch import Tensor, nn
 
@@ -16,18 +17,16 @@ from dkcam.engines import open_bytes
 from dkcam.engines.engine import graph_input
 from dkcam.export.checkpoint import Checkpoint
 from dkcam.export.exporter import make_spec
-from dkcam.export.graph import write_graph
 from dkcam.export.options import ExportOptions
-from dkcam.export.precision import Half, Numerics
 from tests.conftest import tiny_checkpoint
-from tests.export.precision.test_graphs import SIZE, int8, pictures
+from tests.export.precision.test_graphs import SIZE, numerics_of, pictures
 
 KEPT = frozenset({"conv1", "layer4.0.conv2", "layer3.1.conv1"})
 FILES = {
-    "int8 cpu": ("cpu", frozenset()),
-    "int8 gpu": ("gpu", frozenset()),
-    "int8 cpu, some kept": ("cpu", KEPT),
-    "fp16": ("", frozenset()),
+    "int8 cpu": ("int8 cpu", frozenset()),
+    "int8 gpu": ("int8 gpu", frozenset()),
+    "int8 cpu, some kept": ("int8 cpu", KEPT),
+    "fp16": ("fp16", frozenset()),
 }
 
 
@@ -78,18 +77,14 @@ def twin_gradient(checkpoint: Checkpoint, data: bytes, layer: str, said: Mapping
     return cast(np.ndarray, gradient[0].numpy())
 
 
-def numerics_of(checkpoint: Checkpoint, name: str) -> Numerics:
-    target, kept = FILES[name]
-    return int8(checkpoint, target, kept) if target else Half()
-
-
 @pytest.mark.parametrize("variant", ["plain", "dropkey"])
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("layer", ["layer3", "layer2", "layer1", "relu"])
 def test_the_gradient_is_that_of_the_file_s_own_network(layer: str, name: str, variant: str) -> None:
     checkpoint = tiny_checkpoint(variant)
     spec = make_spec(checkpoint, ExportOptions(size=SIZE, layer=layer, outputs=("gradient", "heatmap")))
-    data = write_graph(checkpoint, spec, numerics=numerics_of(checkpoint, name), probes=True)
+    kind, kept = FILES[name]
+    data = write(checkpoint, spec, numerics_of(checkpoint, spec, kind, kept), probes=True)
     said = open_bytes(data, name).run(graph_input(pictures(1, seed=3)[0][None], spec.input), np.array([2]))
     expected = twin_gradient(checkpoint, data, layer, said, 2)
     assert np.abs(expected).max() > 0

@@ -190,6 +190,17 @@ def test_scatter_elements(axis: int, computed: bool, reduction: str | None) -> N
     check(operator, k=3, random=1, exact=EXACT)
 
 
+def test_many_constant_places_are_no_matrix() -> None:
+    """Constants that are too large to be folded are known all the same."""
+    draws = Draws(14)
+    data, places = draws.normal([5000, 1]), draws.random.permutation(5000)[:4200, None]
+    updates = draws.normal([4200, 1])
+    for kind, by in (("ScatterND", places), ("ScatterElements", places), ("GatherND", places)):
+        inputs = [data, by] if kind == "GatherND" else [data, by, updates]
+        run = check(Operator(kind, inputs, active=[0] if kind == "GatherND" else [0, 2]), seeds=["full", "even"])
+        assert not [node for node in run.written if node.op_type in ("MatMul", "Equal")]
+
+
 def test_what_scatters_refuse() -> None:
     draws = Draws(13)
     x, two = draws.normal([5, 3]), draws.normal([2, 3])

@@ -100,6 +100,13 @@ def test_pictures_with_channels_last() -> None:
     check(operator(x, sizes=[7, 9], axes=[1, 2], mode="linear", free={0: "B"}), reference, exact=ROUNDED)
 
 
+@pytest.mark.parametrize("free", [{}, {0: "B"}, {0: "B", 2: "W"}])
+def test_rows_alone_with_channels_last(free: dict[int, str]) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 4, 5, 3))
+    one = operator(x, sizes=[7], axes=[1], mode="linear", free=free)
+    check(one, lambda x, *_: F.interpolate(x.permute(0, 3, 1, 2), size=(7, 5), mode="bilinear").permute(0, 2, 3, 1), exact=ROUNDED)
+
+
 @pytest.mark.parametrize("corners", [False, True])
 @pytest.mark.parametrize(("kind", "sizes"), [("bilinear", (8, 10)), ("bilinear", (3, 11)), ("bicubic", (7, 4))])
 def test_what_torch_writes(kind: str, sizes: tuple[int, int], corners: bool) -> None:
