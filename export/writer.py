@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -205,6 +205,11 @@ class Writer:
             output.type = ir.TensorType(ir.DataType(kind.elem_type))
             if kind.HasField("shape"):
                 output.shape = ir.Shape([d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in kind.shape.dim])
+
+    def forget(self, nodes: Collection[ir.Node]) -> None:
+        """Nodes whose inputs were exchanged: what is written from now on is not taken from them."""
+        gone = set(nodes)
+        self._written = {key: made for key, made in self._written.items() if not isinstance(made, tuple) or made[0].producer() not in gone}
 
     # shapes
 

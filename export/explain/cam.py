@@ -105,7 +105,7 @@ def _pointwise(writer: Writer, gradient: ir.Value, features: ir.Value) -> ir.Val
     return writer.op("Relu", _leading(writer, total))
 
 
-def _ratio(writer: Writer, above: ir.Value, below: ir.Value) -> ir.Value:
+def ratio(writer: Writer, above: ir.Value, below: ir.Value) -> ir.Value:
     """above / below, and 0 where below is 0."""
     empty = writer.op("Equal", below, writer.number(0.0))
     safe = writer.op("Where", empty, writer.number(1.0), below)
@@ -120,13 +120,13 @@ def gradcam_plus_plus(writer: Writer, features: ir.Value, gradient: ir.Value) ->
     gradient = writer.expand(gradient, 1, writer.dims(features))
     total = writer.sum(features, 2)
     below = writer.add(writer.mul(total, gradient), writer.number(2.0))
-    return _weighted(writer, features, writer.sum(_ratio(writer, writer.op("Relu", gradient), below), 3, keep=False))
+    return _weighted(writer, features, writer.sum(ratio(writer, writer.op("Relu", gradient), below), 3, keep=False))
 
 
 def xgradcam(writer: Writer, features: ir.Value, gradient: ir.Value) -> ir.Value:
     """α_k = Σ_p g_p A_p / Σ_p A_p, and 0 for a silent channel (Fu et al., arXiv:2008.02312, eq. 8)."""
     pulled = writer.sum(writer.mul(gradient, features), 3, keep=False)
-    return _weighted(writer, features, _ratio(writer, pulled, writer.sum(features, 2, keep=False)))
+    return _weighted(writer, features, ratio(writer, pulled, writer.sum(features, 2, keep=False)))
 
 
 def layercam(writer: Writer, features: ir.Value, gradient: ir.Value) -> ir.Value:
