@@ -262,6 +262,11 @@ def reduction(rng: Generator) -> Iterator[Case]:
         yield Case(f"Reduce{kind}", (real,), {"keepdims": size(rng, 0, 2)})
         if kind not in ("Sum",):
             yield Case(f"Reduce{kind}", (real,), {"axes": [1, 3], "keepdims": 0}, opset=13)
+        if kind not in ("LogSum", "LogSumExp"):
+            whole = rng.integers(-9, 9, (3, 4)).astype(np.int32)
+            yield Case(f"Reduce{kind}", (whole, ints(1)), {"keepdims": size(rng, 0, 2)}, smooth=False, runtime=True)
+        if kind not in ("Max", "Min", "LogSumExp"):
+            yield Case(f"Reduce{kind}", (np.array(2.5),), {"keepdims": size(rng, 0, 2)})
     yield Case("ReduceSum", (x, ints()), {"noop_with_empty_axes": 1})
     ties = (x * 2).round()
     for kind in ("ArgMax", "ArgMin"):

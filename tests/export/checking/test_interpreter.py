@@ -54,6 +54,11 @@ def test_derivatives_at_kinks() -> None:
     assert slope("TopK", [1, 2, 2], ints(1)) == [0, 1, 0]
     for kind in ("ReduceMax", "ReduceMin"):
         assert slope(kind, [2, 2]) == [0.5, 0.5]
+        case = Case(kind, (np.array([1.0, 2, 3]),))
+        seen = {"x0": np.array([2.0, 2, 2])}
+        found = gradients(case.model(), case.feed(), "x0", lambda values: values["y0"].reshape(1), reads=["y0"], seen=seen)
+        np.testing.assert_allclose(found.gradients[0], [1 / 3] * 3)
+        np.testing.assert_allclose(found.scores, [2])
     for kind in ("ReduceL1", "ReduceL2"):
         assert slope(kind, [0, 0]) == [0, 0]
     assert slope("LpPool", [[[0, 0, 3]]], kernel_shape=[2], strides=[1]) == [[[0, 0, 1]]]
