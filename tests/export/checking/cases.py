@@ -309,6 +309,8 @@ def layout(rng: Generator) -> Iterator[Case]:
         yield Case("Pad", (x, ints(*pads)), {"mode": mode}, opset=19)
     yield Case("Pad", (x, ints(1, -1, 0, 2), None, ints(-1, 2)), runtime=True)
     yield Case("Pad", (x, ints(1, 2, 0, 1), np.array(3.5), ints(3, 0)))
+    for mode, most in (("edge", 2 * h), ("reflect", h - 1), ("wrap", h)):
+        yield Case("Pad", (x, ints(most, most), None, ints(2)), {"mode": mode}, opset=19, runtime=True)
     block = size(rng, 2, 4)
     for mode in ("DCR", "CRD"):
         yield Case("DepthToSpace", (some(rng, n, 2 * block**2, h, w),), {"blocksize": block, "mode": mode})
