@@ -20,6 +20,7 @@ from dkcam.export.checking.differences import differences
 from dkcam.export.checking.gradients import gradients
 from dkcam.export.checking.interpreter import Interpreter, NotInterpreted, evaluate
 from dkcam.export.checking.operators import OPERATORS
+from tests.export.checking import cases_of_numbers, cases_of_places  # noqa: F401
 from tests.export.checking.cases import FAMILIES, Case, ints
 
 ALL = [case for name, family in FAMILIES.items() for case in family(np.random.default_rng(crc32(name.encode())))]
@@ -266,6 +267,8 @@ REFUSALS = [
     ("a step of -1", Case("Slice", (X, ints(-1), ints(2**31 - 1), ints(3), ints(-1)))),
     ("reduction = 'mean'", Case("ScatterElements", (X, ints(0).reshape(1, 1, 1, 1), X[:, :1, :1, :1]), {"reduction": "mean"})),
     ("an index is outside axis 1 of 4", Case("GatherND", (X, ints(0, 9)))),
+    ("an index is outside axis 1 of 4", Case("GatherND", (X, ints(0, 4)))),
+    ("an index is outside axis 1 of 4", Case("ScatterND", (X, ints(0, -5), X[0, 0]))),
     ("padding_mode = 'mirror'", Case("GridSample", (X, np.zeros((1, 2, 2, 2))), {"padding_mode": "mirror"}, opset=20)),
     ("num_outputs is 3", Case("Split", (X,), {"axis": 1, "num_outputs": 3}, outputs=2)),
     ("not all 1", Case("Squeeze", (X, ints(1)))),
