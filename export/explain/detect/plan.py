@@ -1,7 +1,7 @@
 """Detectors: the boxes that suppression keeps, and what raises the score of each.
 
-    plan    reads the network: layout of its outputs, raw scores, heads; writes nothing
-    write   adds boxes, scores, explained and, where heads have windows, the heatmap
+plan    reads the network: layout of its outputs, raw scores, heads; writes nothing
+write   adds boxes, scores, explained and, where heads have windows, the heatmap
 """
 
 from __future__ import annotations
@@ -45,8 +45,13 @@ class DetectPlan:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """Where the heat is taken: the map that enters each level's head; () where there is none, and a layer of the network's is needed."""
+        """Where the heat is taken: the map that enters each level's head; () where there is none, and one of the network's is needed."""
         return tuple(Layer(head.features, (2, 3), 1) for head in self.heads)
+
+    @property
+    def features(self) -> list[ir.Value]:
+        """The values of ``layers``."""
+        return [head.features for head in self.heads]
 
     @property
     def scores(self) -> tuple[ir.Value, ...]:
