@@ -18,6 +18,7 @@ from dkcam.export.checking.detect_reference import Detection, DetectReference
 from dkcam.export.checking.interpreter import Interpreter
 from dkcam.export.checking.kinks import follow, kinks_between
 from dkcam.export.checking.verify_graph import DRAWS, Outputs, Run, Subject, dependence, probed, run_all
+from dkcam.export.derivative.sweep import activated, ancestors
 from dkcam.export.explain.detect.plan import DetectPlan
 from dkcam.export.parity import TOLERANCE, Parity, Row, judge, worse
 from dkcam.printable import printable
@@ -125,7 +126,11 @@ def check_scores(model: ir.Model, plan: DetectPlan, feed: Mapping[str, NDArray[n
     names = [level.scores.name or "" for level in raw.levels]
     if output in names:
         return
-    plain = interpreter.evaluate({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in feed.items()}, [output, *names])
+    beside = _beside(model, names, output)  # what else the output is made of is computed once
+    plain = interpreter.evaluate(
+        {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in feed.items()},
+        list(dict.fromkeys([output, *names, *beside])),
+    )
     before = plain[output][0].reshape(-1)
     picked = [rng.permutation(np.flatnonzero(raw.level == number))[:MOVED] for number in range(len(raw.levels))]
     for anchor in np.concatenate(picked).tolist():
@@ -133,9 +138,11 @@ def check_scores(model: ir.Model, plan: DetectPlan, feed: Mapping[str, NDArray[n
         level = raw.levels[int(raw.level[anchor])]
         name = level.scores.name or ""
         moved = plain[name].clone()
-        moved[0].view(-1)[int(raw.start[anchor]) + label * level.step] += 1
-        others = {other: plain[other] for other in names if other != name}
-        after = interpreter.evaluate(feed, [output], given={**others, name: moved})[output][0].reshape(-1)
+        place = int(raw.start[anchor]) + label * level.step
+        score = moved[0].view(-1)[place]
+        moved[0].view(-1)[place] = 0 if float(score.abs()) > 1 else score + 1  # a Sigmoid hides what happens far from 0
+        others = {other: plain[other] for other in (*names, *beside)}
+        after = interpreter.evaluate({}, [output], given={**others, name: moved})[output][0].reshape(-1)
         changed = set(np.flatnonzero(((after - before) != 0).numpy()).tolist())
         mine = set(elements[anchor].tolist())
         if int(elements[anchor, label]) not in changed or not changed <= mine:
@@ -143,3 +150,13 @@ def check_scores(model: ir.Model, plan: DetectPlan, feed: Mapping[str, NDArray[n
                 f"{printable(name)} was taken for the scores behind {printable(output)}, but moving that of box {anchor} and class {label} "
                 "does not move that score alone; name the decoding with --decode, or the --task; nothing was written"
             )
+
+
+def _beside(model: ir.Model, scores: Sequence[str], output: str) -> list[str]:
+    """Values that an output needs besides the scores, where their ways meet."""
+    nodes = list(model.graph)
+    named = {value.name: value for node in nodes for value in node.outputs}
+    active, needed = activated(nodes, [named[name] for name in scores]), ancestors([named[output]])
+    meeting = [node for node in nodes if node in needed and any(value in active for value in node.inputs if value is not None)]
+    values = (value for node in meeting for value in node.inputs if value is not None and value not in active)
+    return [name for name in dict.fromkeys(value.name or "" for value in values) if name in named or name == "image"]
