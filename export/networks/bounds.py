@@ -14,9 +14,9 @@ from dkcam.export.networks.refuse import refusal
 
 MOST_NODES = 20_000  # those of functions, at each call, counted; the largest networks of pictures have 5 000
 MOST_OF = {"NodeProto": MOST_NODES, "TensorProto": 4 * MOST_NODES, "ValueInfoProto": 8 * MOST_NODES, "AttributeProto": 16 * MOST_NODES}
-MOST_FIELDS = 3_000_000  # of all messages: 20 000 nodes have a million
+MOST_FIELDS = 1_500_000  # of all messages: torch writes 60 a node
 LARGEST = 1 << 31  # bytes of a file and of the data beside it
-GROWTH = 192 << 20  # bytes that parsing may take beyond twice the file
+GROWTH = 128 << 20  # bytes that parsing may take beyond twice the file: torch's notes make it 6 500 a node
 
 _WORDS = {"NodeProto": "nodes", "TensorProto": "tensors", "ValueInfoProto": "described values", "AttributeProto": "attributes"}
 

@@ -183,7 +183,7 @@ def constant_shapes(model: ir.Model) -> None:
         node.replace_input_with(1, constant)
 
 
-def drop_identities(model: ir.Model) -> None:
+def drop_identities(model: ir.Model, source: str) -> None:
     """No Identity and no Dropout is left but where an input is an output. Errors: ExportError for a Dropout that drops.
 
     Before: constants are folded, so that a training mode is a number.
@@ -194,9 +194,8 @@ def drop_identities(model: ir.Model) -> None:
         training = node.inputs[2] if len(node.inputs) > 2 else None
         off = training is None or (training.const_value is not None and not training.const_value.numpy().any())
         if not off:
-            raise refusal(
-                f"Dropout (node {shown(node.name)}) drops values; expected a network in evaluation mode; export it after model.eval()"
-            )
+            where = f"Dropout (node {shown(node.name)})"
+            raise refusal(f"{source}: {where} drops values; expected a network in evaluation mode; export it after model.eval()")
         if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
             continue
         node.resize_outputs(1)
@@ -206,21 +205,21 @@ def drop_identities(model: ir.Model) -> None:
     IdentityEliminationPass()(model)
 
 
-def prune(model: ir.Model) -> None:
-    """Nothing is left that no output depends on; nodes are in the order they run. Errors: ExportError for a cycle."""
+def prune(model: ir.Model, source: str) -> None:
+    """Nothing is left that no output depends on; nodes are in the order they run."""
     RemoveUnusedNodesPass()(model)
-    sort(model.graph)
+    sort(model.graph, source)
 
 
-def sort(graph: ir.Graph) -> None:
+def sort(graph: ir.Graph, source: str) -> None:
     """Nodes are in the order they run. Errors: ExportError for a cycle."""
     try:
         graph.sort()
     except ValueError as error:
-        raise cycle(graph) from error
+        raise cycle(graph, source) from error
 
 
-def cycle(graph: ir.Graph) -> ExportError:
+def cycle(graph: ir.Graph, source: str) -> ExportError:
     """The error for a graph without an order, naming one node that waits for itself."""
     waiting = {node: sum(value is not None and value.producer() is not None for value in node.inputs) for node in graph}
     ready = [node for node, count in waiting.items() if count == 0]
@@ -234,7 +233,7 @@ def cycle(graph: ir.Graph) -> ExportError:
                     ready.append(use.node)
     left = next(iter(waiting), None)
     where = "" if left is None else f": {shown(left.op_type)} (node {shown(left.name)}) waits for its own output"
-    return refusal(f"the graph has a cycle{where}; expected a network without loops; export it again")
+    return refusal(f"{source} has a cycle{where}; expected a network without loops; export it again")
 
 
 def name_nodes(model: ir.Model) -> None:

@@ -160,7 +160,7 @@ def _model(skeleton: onnx.ModelProto, weights: Mapping[str, Array], source: str)
             value.const_value = ir.tensor(weights[value.name or ""], name=value.name)
             model.graph.register_initializer(value)
     model.ir_version = max(model.ir_version, 8)
-    normalise.sort(model.graph)
+    normalise.sort(model.graph, source)
     return model
 
 
@@ -173,8 +173,8 @@ def _normal(model: ir.Model, image: ir.Value, place: Place, declared: Declared, 
         image = model.graph.inputs[0]
         multiple = _settle(model, image, place, None, source, multiple)
     normalise.constant_shapes(model)
-    normalise.drop_identities(model)
-    normalise.prune(model)
+    normalise.drop_identities(model, source)
+    normalise.prune(model, source)
     normalise.name_nodes(model)
     return model, image, multiple
 

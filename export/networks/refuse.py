@@ -46,6 +46,7 @@ SEQUENCES = frozenset(
 )
 RANDOM = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"})
 TEXT = frozenset({"RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer"})
+NOISE = re.compile(r"^(\[\w+\]\s*|\S+:\d+: \w+: Assertion `[^`]*` failed: )+")  # tags and places in C++ before what is said
 STANDARD = ("", "ai.onnx")
 
 
@@ -64,7 +65,7 @@ def shown(name: object, longest: int = LONGEST_NAME) -> str:
 def first_line(error: BaseException, longest: int = 120) -> str:
     """What a library says, for the end of a message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = re.sub(r"^(\[\w+\]\s*)+", "", printable(lines[0] if lines else type(error).__name__))  # "[ShapeInferenceError] "
+    text = NOISE.sub("", printable(lines[0] if lines else type(error).__name__))
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
@@ -107,6 +108,8 @@ def check_operators(proto: onnx.ModelProto, source: str) -> None:
             raise refusal(f"{source} works on lists of tensors: {where}; expected tensors alone; export it with fixed sizes")
         if kind in RANDOM:
             raise refusal(f"{source} draws random numbers: {where}; expected a network in evaluation mode; export it after model.eval()")
+        if kind == "BatchNormalization" and any(one.name == "training_mode" and one.i for one in node.attribute):
+            raise refusal(f"{source} has {where} in training mode; expected a network in evaluation mode; export it after model.eval()")
         if kind in TEXT:
             raise refusal(f"{source} works on text: {where}; expected a network of pictures")
 
