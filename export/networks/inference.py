@@ -96,7 +96,10 @@ class Inference:
             self._branch(node)
             return
         if node.op_type == "Constant":
-            array = folding.constant_of(node)
+            try:
+                array = folding.constant_of(node)
+            except (ValueError, TypeError) as error:
+                raise self._refused(node, f"is damaged: {first_line(error)}") from error
             if array is None:
                 raise self._refused(node, "holds text or a sparse tensor, expected numbers")
             self.facts[node.outputs[0]] = self._known(array)
@@ -119,7 +122,10 @@ class Inference:
         if condition is None or not condition.constant or condition.arrays is None or condition.arrays[0].size != 1:
             raise self._refused(node, "chooses while the network runs; expected no control flow: export it traced, with fixed sizes")
         for value in splice(node, bool(condition.arrays[0].reshape(())[()]), self._names):
-            self._initializer(value)
+            try:
+                self._initializer(value)
+            except (ValueError, TypeError) as error:
+                raise self._refused(node, f"has the damaged weight {shown(value.name)}: {first_line(error)}") from error
 
     # shapes
 

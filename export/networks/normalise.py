@@ -15,25 +15,15 @@ from onnx import inliner, version_converter
 from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass
 
 from dkcam.errors import ExportError
-from dkcam.export.networks.bounds import MOST_NODES
 from dkcam.export.networks.branches import free_name, names_of
 from dkcam.export.networks.inference import Fact
-from dkcam.export.networks.refuse import STANDARD, first_line, refusal, shown
+from dkcam.export.networks.refuse import COMPOSITES, STANDARD, first_line, refusal, shown
 from dkcam.printable import printable
 
 OPSET = 18
 SMALL = 64  # values: constants up to here go along through onnx's C++ code, which reads axes and sizes from them
 SCOPES = "pkg.torch.onnx.name_scopes"  # what torch's exporter says of a node, and layers are named by
 LONGEST_SCOPES = 4096
-
-# made of other operators, by ONNX's own definition of them; what has a rule and what runtimes know better stays
-COMPOSITES = frozenset(
-    {
-        *("AffineGrid", "Attention", "CastLike", "CenterCropPad", "LinearAttention", "MeanVarianceNormalization"),
-        *("NegativeLogLikelihoodLoss", "RMSNormalization", "RotaryEmbedding", "SoftmaxCrossEntropyLoss", "SwiGLU", "Swish"),
-    }
-)
-MOST_PARTS = 64  # nodes that one of them is made of
 
 
 def through(model: ir.Model, change: Callable[[onnx.ModelProto], onnx.ModelProto], what: str, source: str) -> ir.Model:
@@ -100,14 +90,17 @@ def raise_opset(model: ir.Model, source: str) -> ir.Model:
 
 
 def inline_composites(model: ir.Model, source: str) -> ir.Model:
-    """Operators that ONNX defines by others, and that have no rule, are written as those. Before: every type is known."""
+    """Operators that ONNX defines by others, and that have no rule, are written as those. Before: every type is known,
+    and their number was bounded (refuse.check_calls).
+    """
     for _ in range(4):  # a definition may use another
         kinds = {node.op_type for node in model.graph if node.domain == "" and node.op_type in COMPOSITES}
         if not kinds:
             break
-        count = sum(node.op_type in kinds for node in model.graph)
-        if len(model.graph) + MOST_PARTS * count > MOST_NODES:
-            raise refusal(f"{source} has {count} operators such as {sorted(kinds)[0]}; written out that is more than {MOST_NODES} nodes")
+
+        for node in model.graph:
+            if node.op_type in kinds:
+                _defaults(node, model.opset_imports[""])
 
         def inline(proto: onnx.ModelProto, kinds: set[str] = kinds) -> onnx.ModelProto:
             return inliner.inline_selected_functions(proto, [("", kind) for kind in kinds], inline_schema_functions=True)
@@ -116,13 +109,22 @@ def inline_composites(model: ir.Model, source: str) -> ir.Model:
     return model
 
 
-def standard_domain(model: ir.Model) -> None:
+def _defaults(node: ir.Node, opset: int) -> None:
+    """Attributes that are left out are written out: ONNX's definitions read them."""
+    for name, attribute in onnx.defs.get_schema(node.op_type, opset, "").attributes.items():
+        if name not in node.attributes and attribute.default_value.type:
+            node.attributes[name] = ir.serde.deserialize_attribute(attribute.default_value)
+
+
+def standard_domain(model: ir.Model, source: str) -> None:
     """Every node is of ONNX's own domain, written as "", and no other is imported."""
     for domain in [domain for domain in model.opset_imports if domain not in STANDARD]:
         model.opset_imports.pop(domain)
     version = model.opset_imports.pop("ai.onnx", None)
     model.opset_imports.setdefault("", version or 1)
-    assert all(node.domain == "" for node in model.graph)
+    for node in model.graph:
+        if node.domain:
+            raise refusal(f"{source} has {shown(node.op_type)} (node {shown(node.name)}) of {shown(node.domain)}, which it does not define")
 
 
 def describe(model: ir.Model, facts: Mapping[ir.Value, Fact], dimensions: Callable[[Fact], list[int | str | None] | None]) -> None:

@@ -101,7 +101,7 @@ def open_model(
     model = _model(skeleton, weights, source)
     normalise.check(model, source)
     model = normalise.inline_functions(model, source)
-    normalise.standard_domain(model)
+    normalise.standard_domain(model, source)
     image = used_inputs(model, declared, source)
     place = place_of(image, declared, metadata, source, size=size, dynamic=dynamic, batch=batch)
     model, image, multiple = _normal(model, image, place, declared, source)

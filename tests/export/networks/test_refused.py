@@ -27,12 +27,13 @@ for path in sys.argv[1:]:
         print(int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) >> 10)  # ru_maxrss has the parent's, too
 """
 BOMBS = [
-    "a_million_dimensions_of_branches",
+    "a_million_dimensions",
     "a_million_empty_weights",
     "a_thousand_products_of_matrices",
     "dimensions_without_data",
     "fifty_million_small_numbers",
     "fifty_thousand_nodes",
+    "six_hundred_thousand_branches",
     "many_constants_below_the_bound",
     "three_gigabytes_beside_it",
     "too_many_composites",
