@@ -27,7 +27,7 @@ GROWTH = 128 << 20  # bytes that parsing may take beyond twice the file: torch's
 # bytes that protobuf takes for one: an empty message, a text, a number that is not packed
 _MESSAGE, _TEXT, _NUMBER = 256, 40, 16
 
-_TEXTS, _FLOATS, _MESSAGES = 0, -1, 1000  # kinds of fields; a positive number is what a packed whole number takes
+_BYTES, _FLOATS, _TEXTS, _MESSAGES = 0, -1, -2, 1000  # kinds of fields; a positive number is what a packed whole number takes
 _Fields = dict[int, int]  # field -> its kind; from _MESSAGES on, which of _TABLES describes the message
 _TABLES: list[_Fields] = []
 _NAMES: list[str] = []  # of the messages of _TABLES
@@ -48,7 +48,7 @@ def check_parts(data: bytes, source: str) -> None:
                 steps += 1
                 if wire == 2:
                     size, position = _varint(data, position)
-                    kind = fields.get(key >> 3, _TEXTS)
+                    kind = fields.get(key >> 3, _BYTES)
                     if position + size > end:
                         raise IndexError
                     if kind >= _MESSAGES:
@@ -58,8 +58,10 @@ def check_parts(data: bytes, source: str) -> None:
                             count, what = MOST_OF[_NAMES[kind - _MESSAGES]]
                             raise refusal(f"{source} has more than {count} {what}, which no network of pictures needs; expected fewer")
                         stack += (position, position + size, kind - _MESSAGES)
-                    elif kind == _TEXTS:
+                    elif kind in (_BYTES, _TEXTS):
                         taken += _TEXT + size
+                        if kind == _TEXTS:
+                            data[position : position + size].decode()  # protobuf would give bytes for what is no UTF-8
                     elif kind == _FLOATS:  # of four or eight bytes each
                         taken += 2 * size
                     else:
@@ -77,7 +79,7 @@ def check_parts(data: bytes, source: str) -> None:
                     raise refusal(f"{source} has parts that {what}; expected a network of pictures")
             if position > end:
                 raise IndexError
-    except IndexError:
+    except (IndexError, UnicodeDecodeError):
         raise refusal(f"{source} is not a whole ONNX model: it is cut off or damaged; export it again") from None
 
 
@@ -107,7 +109,7 @@ def _table(descriptor: Any) -> int:
             if field.message_type is not None:
                 fields[field.number] = _MESSAGES + _table(field.message_type)
             elif field.type in (field.TYPE_STRING, field.TYPE_BYTES):
-                fields[field.number] = _TEXTS
+                fields[field.number] = _TEXTS if field.type == field.TYPE_STRING else _BYTES
             elif field.type in (field.TYPE_FLOAT, field.TYPE_DOUBLE):
                 fields[field.number] = _FLOATS
             else:

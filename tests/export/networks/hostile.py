@@ -60,6 +60,12 @@ def cut_off(path: Path) -> Path:
     return path
 
 
+@hostile("is not a whole ONNX model")
+def names_that_are_no_utf8(path: Path) -> Path:
+    path.write_bytes(classifier().SerializeToString().replace(b"GlobalAveragePool", b"GlobalAveragePoo\xff"))
+    return path
+
+
 @hostile("has no nodes")
 def of_no_nodes(path: Path) -> Path:
     return write(path, helper.make_model(helper.make_graph([], "g", [], [])))
