@@ -26,6 +26,7 @@ Shape = tuple["int | None", ...]
 DATA = 1024  # values: longer constants say nothing about shapes
 LARGEST = 1 << 29  # values of one activation
 MOST_AXES = 16
+SIZES = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}  # which input has a number for each axis
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,10 @@ class Inference:
             self._branch(node)
             return
         if node.op_type == "Constant":
-            array = folding.constant_of(node)
+            try:
+                array = folding.constant_of(node)
+            except (ValueError, TypeError) as error:
+                raise self._refused(node, f"is damaged: {first_line(error)}") from error
             if array is None:
                 raise self._refused(node, "holds text or a sparse tensor, expected numbers")
             self.facts[node.outputs[0]] = self._known(array)
@@ -118,7 +122,10 @@ class Inference:
         if condition is None or not condition.constant or condition.arrays is None or condition.arrays[0].size != 1:
             raise self._refused(node, "chooses while the network runs; expected no control flow: export it traced, with fixed sizes")
         for value in splice(node, bool(condition.arrays[0].reshape(())[()]), self._names):
-            self._initializer(value)
+            try:
+                self._initializer(value)
+            except (ValueError, TypeError) as error:
+                raise self._refused(node, f"has the damaged weight {shown(value.name)}: {first_line(error)}") from error
 
     # shapes
 
@@ -189,15 +196,19 @@ class Inference:
     def _check_sizes(self, node: ir.Node, inputs: Sequence[Shape | None], outputs: Mapping[int, tuple[ir.DataType, Shape | None]]) -> None:
         """What onnx's inference takes on trust."""
         first = inputs[0] if inputs else None
+        wanted = SIZES.get(node.op_type, len(inputs))
+        size = inputs[wanted] if wanted < len(inputs) else None
+        if size is not None and len(size) == 1 and (size[0] or 0) > MOST_AXES:
+            raise self._refused(node, f"gives {size[0]} axes, expected {MOST_AXES} at most")
         if node.op_type == "Reshape" and first is not None:
             before, after = _count(first), _count(outputs[0][1])
             if before is not None and after is not None and before != after:
                 raise self._refused(node, f"cannot take {list(first)}: {before} values do not fill {list(outputs[0][1] or ())}")
         if node.op_type == "Conv" and first is not None and inputs[1] is not None and len(first) > 1 and len(inputs[1]) > 1:
             group = node.attributes["group"].as_int() if "group" in node.attributes else 1
-            channels, wanted = first[1], inputs[1][1]
-            if channels is not None and wanted is not None and channels != wanted * group:
-                raise self._refused(node, f"cannot take {list(first)}: its weights are for {wanted * group} channels")
+            channels, inside = first[1], inputs[1][1]
+            if channels is not None and inside is not None and channels != inside * group:
+                raise self._refused(node, f"cannot take {list(first)}: its weights are for {inside * group} channels")
 
     # constants
 
