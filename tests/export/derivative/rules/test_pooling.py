@@ -165,6 +165,7 @@ def test_over_all_of_space(shape: tuple[int, ...], free: bool) -> None:
     run = check(Operator("GlobalAveragePool", [x], free=names), lambda x: x.mean(space, keepdim=True), exact=ROUNDED)
     assert run.cotangents["even"]["x0"].g.shape[2:] == (shape[1], *[1] * len(space))
     check(Operator("GlobalMaxPool", [tied], free=names), lambda x: x.amax(space, keepdim=True))
+    check(Operator("GlobalMaxPool", [tied], free=names), seeds=["full"])
     for power in (1, 2, 3):
         operator = Operator("GlobalLpPool", [some], {"p": power}, free=names)
         check(operator, lambda x, p=power: (x.abs() ** p).sum(space, keepdim=True) ** (1 / p), exact=ROUNDED)
