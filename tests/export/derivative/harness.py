@@ -132,8 +132,9 @@ class Swept:
 
 
 def swept(operator: Operator, shapes: Sequence[Sequence[int]], *, seeds: Sequence[str] = SEEDS, k: int = 2, random: int = 0) -> Swept:
-    """The operator's graph with every seed pulled back. shapes: of its outputs."""
+    """The operator's graph with every seed pulled back. shapes: of its outputs. The number of scalars is free where ``random`` is even."""
     generator = np.random.default_rng(random)
+    many: int | str = k if random % 2 else "K"
     model = operator.model()
     graph = model.graph
     before = set(graph)
@@ -155,7 +156,7 @@ def swept(operator: Operator, shapes: Sequence[Sequence[int]], *, seeds: Sequenc
                 sizes = [size if one else 1 for size, one in zip(shape, keep, strict=True)]
                 known = [size if one else 1 for size, one in zip(declared, keep, strict=True)]
                 name = f"{output.name}.{seed}.{'gd'[part]}"
-                value = ir.Value(name=name, shape=ir.Shape(known if part else ["K", *known]), type=ir.TensorType(ir.DataType.FLOAT))
+                value = ir.Value(name=name, shape=ir.Shape(known if part else [many, *known]), type=ir.TensorType(ir.DataType.FLOAT))
                 graph.inputs.append(value)
                 feed[name] = generator.standard_normal(sizes if part else [k, *sizes]).astype(np.float32)
                 parts[part] = value
@@ -168,7 +169,7 @@ def swept(operator: Operator, shapes: Sequence[Sequence[int]], *, seeds: Sequenc
             whole = full(writer, arrived[value].whole(writer), value)
             node = ir.node("Identity", [whole], num_outputs=1)  # of its own, even where two gradients are one value
             node.outputs[0].name, node.outputs[0].type = f"{value.name}.{seed}", whole.type
-            node.outputs[0].shape = ir.Shape(["K", *(value.shape or ())])
+            node.outputs[0].shape = ir.Shape([many, *(value.shape or ())])
             graph.append(node)
             results.append(node.outputs[0])
     graph.outputs[:] = results  # an output of the operator that no rule reads need not run
@@ -222,13 +223,29 @@ def check(
 
 
 def parsed(operator: Operator, proto: onnx.ModelProto) -> None:
-    """TensorRT's parser takes the graph, where it is installed."""
+    """TensorRT's parser takes the graph, where it is installed, takes the operator by itself and gives its outputs the same sizes."""
     if trt is None:
         return
-    logger = trt.Logger(trt.Logger.ERROR)
+    wrong, _ = read(proto)
+    if wrong:
+        model = operator.model()
+        refused, sizes = read(ir.to_proto(model))
+        declared = [list(output.shape or ()) for output in model.graph.outputs]
+        known = [
+            [a == b or b == -1 or not isinstance(a, int) for a, b in zip(*pair, strict=False)]
+            for pair in zip(declared, sizes, strict=False)
+        ]
+        assert refused or not all(map(all, known)), f"{operator}: {wrong}"
+
+
+def read(proto: onnx.ModelProto) -> tuple[list[str], list[list[int]]]:
+    """By TensorRT's parser: (its complaints, none where it takes the graph; the shapes of the outputs, −1 for what is free)."""
+    logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
     network = trt.Builder(logger).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    assert parser.parse(proto.SerializeToString()), (str(operator), [parser.get_error(i).desc() for i in range(parser.num_errors)])
+    if not parser.parse(proto.SerializeToString()):
+        return [parser.get_error(i).desc() for i in range(parser.num_errors)], []
+    return [], [list(network.get_output(i).shape) for i in range(network.num_outputs)]
 
 
 def refused(operator: Operator, why: str, shape: Sequence[int] = ()) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,14 @@ def test_whole_multiples_of_nearest_neighbours(times: tuple[int, int], free: boo
         assert run.cotangents["even"]["x0"].g.shape[3:] == (1, 1)
         pools = [node.op_type for node in run.written if node.op_type in ("AveragePool", "MatMul")]
         assert pools and "MatMul" not in pools
+
+
+def test_whole_multiples_by_sizes_that_are_free() -> None:
+    """As where a map is resized to the size of another."""
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 5))
+    one = operator(x, sizes=[8, 15], axes=[2, 3], coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    one = replace(one, free={0: {0: "B", 2: "H/4", 3: "W/3"}}, declared=[["B", 3, "H/2", "W"]])
+    check(one, lambda x, *_: x.repeat_interleave(2, 2).repeat_interleave(3, 3))
 
 
 def test_pictures_with_channels_last() -> None:
