@@ -99,7 +99,8 @@ def test_softmax(kind: str, axis: int | None) -> None:
     draws = Draws(6)
     attributes = {} if axis is None else {"axis": axis}
     check(Operator(kind, [draws.normal([3, 4, 5])], attributes), k=draws.choose(2, 3), random=1)
-    check(Operator(kind, [draws.normal([2, 5, 7])], attributes, free={0: {0: "batch", 2: "H*W"}}), random=2)
+    if axis in (-1, 1):
+        check(Operator(kind, [draws.normal([2, 5, 7])], attributes, free={0: {0: "batch", 2: "H*W"}}), random=2)
 
 
 def test_hardmax_is_refused() -> None:

@@ -15,7 +15,7 @@ from tests.export.derivative.harness import EXACT, ROUNDED, Operator, check, ref
 from tests.export.derivative.rules.draws import Draws
 
 
-@pytest.mark.parametrize("number", range(24))
+@pytest.mark.parametrize("number", range(18))
 def test_matmul(number: int) -> None:
     """Vectors, matrices, and stacks of them whose batch axes broadcast."""
     draws = Draws(number)
@@ -137,9 +137,9 @@ EQUATIONS = [
 
 
 @pytest.mark.parametrize("equation", EQUATIONS)
-@pytest.mark.parametrize("active", [0, 1, 2])
-def test_einsum(equation: str, active: int) -> None:
-    draws = Draws(len(equation) + active)
+@pytest.mark.parametrize("random", [0, 1])
+def test_einsum(equation: str, random: int) -> None:
+    draws = Draws(len(equation) + random)
     terms = equation.partition("->")[0].replace(" ", "").split(",")
     sizes = {letter: draws.integer(1, 4) for letter in "bcdhijklmqkw"}
     wide = draws.sizes(draws.integer(0, 2), 1, 3)  # what an ellipsis stands for
@@ -148,8 +148,8 @@ def test_einsum(equation: str, active: int) -> None:
         dots = [1 if draws.chance(0.3) else size for size in wide] if "..." in term else []
         front, _, back = term.partition("...")
         inputs.append(draws.normal([*(sizes[c] for c in front), *dots, *(sizes[c] for c in back)]))
-    wanted = [[0], [len(terms) - 1], list(range(len(terms)))][active]
-    check(Operator("Einsum", inputs, {"equation": equation}, active=wanted), k=draws.choose(2, 3), random=active)
+    wanted = range(len(terms)) if random else [draws.integer(0, len(terms) - 1)]
+    check(Operator("Einsum", inputs, {"equation": equation}, active=wanted), k=draws.choose(2, 3), random=random)
 
 
 def test_einsum_of_a_free_batch() -> None:
