@@ -28,6 +28,16 @@ class UnsupportedOperator(ExportError):
         super().__init__(f"no gradient passes {node.op_type} (node {node.name!r}){': ' + why if why else ''}")
 
 
+def _rounded(value: ir.Value) -> ir.Value:
+    """Behind the QuantizeLinear and DequantizeLinear that a value goes through, if it does."""
+    for use in value.uses():
+        if use.node.op_type == "QuantizeLinear" and use.idx == 0:
+            after = use.node.outputs[0].uses()
+            if len(after) == 1 and after[0].node.op_type == "DequantizeLinear":
+                return after[0].node.outputs[0]
+    return value
+
+
 @dataclass(frozen=True)
 class Step:
     """One node of the network, as its rule sees it. ``active``: which inputs want a cotangent.
@@ -57,7 +67,8 @@ class Step:
         return self._wide(value)
 
     def output(self, index: int) -> ir.Value:
-        return self._wide(self.node.outputs[index])
+        """As the network goes on with it: behind the rounding of an int8 network, whose engine has nothing else."""
+        return self._wide(_rounded(self.node.outputs[index]))
 
     def _wide(self, value: ir.Value) -> ir.Value:
         return self.writer.float32(value) if value.dtype in FLOATS else value
