@@ -28,13 +28,16 @@ class UnsupportedOperator(ExportError):
         super().__init__(f"no gradient passes {node.op_type} (node {node.name!r}){': ' + why if why else ''}")
 
 
+COMPARED = frozenset({"MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin", "Max", "Min"})  # rules look for the output among the inputs
+
+
 def _rounded(value: ir.Value) -> ir.Value:
-    """Behind the QuantizeLinear and DequantizeLinear that a value goes through, if it does."""
-    for use in value.uses():
-        if use.node.op_type == "QuantizeLinear" and use.idx == 0:
-            after = use.node.outputs[0].uses()
-            if len(after) == 1 and after[0].node.op_type == "DequantizeLinear":
-                return after[0].node.outputs[0]
+    """Behind the QuantizeLinear and DequantizeLinear that a value goes through, where nothing reads it otherwise."""
+    readers = [use.node for use in value.uses()]
+    if readers and all(node.op_type == "QuantizeLinear" for node in readers):
+        for use in readers[0].outputs[0].uses():
+            if use.node.op_type == "DequantizeLinear":
+                return use.node.outputs[0]
     return value
 
 
@@ -68,7 +71,8 @@ class Step:
 
     def output(self, index: int) -> ir.Value:
         """As the network goes on with it: behind the rounding of an int8 network, whose engine has nothing else."""
-        return self._wide(_rounded(self.node.outputs[index]))
+        value = self.node.outputs[index]
+        return self._wide(value if self.node.op_type in COMPARED else _rounded(value))
 
     def _wide(self, value: ir.Value) -> ir.Value:
         return self.writer.float32(value) if value.dtype in FLOATS else value
