@@ -29,6 +29,19 @@ class UnsupportedOperator(ExportError):
         super().__init__(f"no gradient passes {node.op_type} (node {node.name!r}){': ' + why if why else ''}")
 
 
+COMPARED = frozenset({"MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin", "Max", "Min"})  # rules look for the output among the inputs
+
+
+def _rounded(value: ir.Value) -> ir.Value:
+    """Behind the QuantizeLinear and DequantizeLinear that a value goes through, where nothing reads it otherwise."""
+    readers = [use.node for use in value.uses()]
+    if readers and all(node.op_type == "QuantizeLinear" for node in readers):
+        for use in readers[0].outputs[0].uses():
+            if use.node.op_type == "DequantizeLinear":
+                return use.node.outputs[0]
+    return value
+
+
 @dataclass(frozen=True)
 class Step:
     """One node of the network, as its rule sees it. ``active``: which inputs want a cotangent.
@@ -60,7 +73,9 @@ class Step:
         return self._wide(value)
 
     def output(self, index: int) -> ir.Value:
-        return self._wide(self.node.outputs[index])
+        """As the network goes on with it: behind the rounding of an int8 network, whose engine has nothing else."""
+        value = self.node.outputs[index]
+        return self._wide(value if self.node.op_type in COMPARED else _rounded(value))
 
     def at(self, place: Place) -> Step:
         """The same node at one place of some axes, if its inputs are aligned by NumPy's rule."""
