@@ -64,7 +64,12 @@ def square_finder(
     op("Div", ["cell", number(columns)], "row")
     op("Mod", ["cell", number(columns)], "column")
     corners = []
-    for name, source, side, step in (("x1", "column", columns, 0), ("y1", "row", rows, 0), ("x2", "column", columns, 1), ("y2", "row", rows, 1)):
+    for name, source, side, step in (
+        ("x1", "column", columns, 0),
+        ("y1", "row", rows, 0),
+        ("x2", "column", columns, 1),
+        ("y2", "row", rows, 1),
+    ):
         op("Add", [source, number(step)], f"{name}_cell")
         op("Cast", [f"{name}_cell"], f"{name}_float", to=TensorProto.FLOAT)
         op("Div", [f"{name}_float", number(np.float32(side))], f"{name}_share")
