@@ -104,11 +104,11 @@ class GraphReference:
         return values, lambda chosen, k: flat.gather(1, chosen[:, k : k + 1]).sum(), torch.stack(columns, 1)
 
     def _maps(self, leaf: Tensor, layer: Layer, scalars: Tensor, keep: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        features = _positions(leaf.detach(), layer)
+        features = positions(leaf.detach(), layer)
         found: dict[str, list[Tensor]] = {"heatmap": [], "weights": [], "gradient": []}
         sizes: dict[str, list[Tensor]] = {"heatmap": [], "weights": []}
         for scalar in scalars:
-            gradient = _positions(torch.autograd.grad(scalar, leaf, retain_graph=True)[0], layer)
+            gradient = positions(torch.autograd.grad(scalar, leaf, retain_graph=True)[0], layer)
             each = terms(self.method, features, gradient)
             found["heatmap"].append(each.sum(1).relu())
             found["weights"].append(gradient.mean((2, 3)))
@@ -120,7 +120,7 @@ class GraphReference:
         return {**values, "features": features}, {name: torch.stack(maps, 1) for name, maps in sizes.items()}
 
 
-def _positions(value: Tensor, layer: Layer) -> Tensor:
+def positions(value: Tensor, layer: Layer) -> Tensor:
     """[B, C, h, w] of a value in the layer's own order."""
     if layer.grid is not None:
         axis = layer.space[0]
