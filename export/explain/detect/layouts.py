@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from dkcam.errors import ExportError
 from dkcam.export.explain.detect.layout import Columns, Layout
-from dkcam.export.explain.detect.selected import unselected
+from dkcam.export.explain.detect.selected import unflattened, unselected
 from dkcam.export.explain.detect.trace import per_picture, trace
 from dkcam.export.writer import FLOATS
 from dkcam.printable import printable
@@ -119,7 +119,8 @@ def _tables(facts: Facts) -> list[Table]:
         for piece in first:
             for order in piece.order:
                 squash[order], source[order] = piece.squash, piece.value
-        shapes = [per_picture(piece.value) or () for piece in trace(output, columns.elements()[:, -1])]
+        last = max((number for number, one in enumerate(squash) if one), default=columns.count - 1)
+        shapes = [per_picture(piece.value) or () for piece in trace(output, columns.elements()[:, last])]
         cells = sum(shape[1] * shape[2] for shape in shapes if len(shape) == 3)
         found.append(Table(columns, squash, source, cells if all(len(shape) == 3 for shape in shapes) else 0))
     return found
@@ -128,14 +129,18 @@ def _tables(facts: Facts) -> list[Table]:
 def _classes(table: Table, start: int, facts: Facts) -> int:
     """How many classes follow from a column on; 0 where that fits nothing known."""
     rest = table.columns.count - start
-    if facts.labels:
-        more = rest - facts.labels
-        # masks' coefficients or key points follow, squashed otherwise
-        return facts.labels if more == 0 or (more > 0 and table.squash[start + facts.labels] != table.squash[start]) else 0
-    run = start
-    while run < table.columns.count and table.squash[run] == table.squash[start] and table.source[run] is table.source[start]:
-        run += 1
-    return run - start
+    count = facts.labels
+    if not count:
+        run = start
+        while run < table.columns.count and table.squash[run] == table.squash[start] and table.source[run] is table.source[start]:
+            run += 1
+        count = run - start
+    if count > rest or len(set(table.squash[start : start + count])) > 1:
+        return 0
+    if count == rest:
+        return count
+    # masks' coefficients or key points follow, squashed otherwise; one column would be the angle of boxes that are not upright
+    return count if rest - count > 1 and table.squash[start + count] != table.squash[start] else 0
 
 
 def _objectness(table: Table, facts: Facts) -> bool | None:
@@ -207,6 +212,8 @@ def _selected(facts: Facts) -> tuple[Columns, Columns, bool] | None:
         table = Columns(output, 2, 0, 6)
         scores = unselected(output, table.elements()[:1, 4])
         boxes = unselected(output, table.elements()[:1, 0])
+        if scores is not None:
+            scores = unflattened(scores)
         many, inner = (None if value is None else per_picture(value) for value in (scores, boxes))
         if scores is not None and boxes is not None and many is not None and len(many) == 2 and inner == (many[0], 4):
             squash = {piece.squash for piece in trace(boxes, np.arange(4))}
