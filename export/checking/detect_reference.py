@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dkcam.export.checking.graph_reference import positions
+from dkcam.export.checking.graph_reference import positions, together
 from dkcam.export.checking.interpreter import evaluate
 from dkcam.export.explain.detect.layout import Columns, Layout
 from dkcam.export.explain.detect.plan import MOST, DetectPlan
@@ -77,23 +77,26 @@ class DetectReference:
         """(heat [B, K, h, w], the largest Σ|terms| [B, K])."""
         leaves = [found[layer.name] for layer in self.layers]
         maps = [positions(leaf.detach(), layer) for leaf, layer in zip(leaves, self.layers, strict=True)]
-        finest = max((one.shape[2:] for one in maps), key=lambda size: size[0] * size[1])
+        finest = tuple(max((one.shape[2:] for one in maps), key=lambda size: size[0] * size[1]))
         batch, count = boxes.anchor.shape
-        heat, size = torch.zeros(batch, count, *finest, dtype=self.dtype), torch.zeros(batch, count, dtype=self.dtype)
+        heat = [torch.zeros(batch, count, *one.shape[2:], dtype=self.dtype) for one in maps]
+        size = torch.zeros(batch, count, dtype=self.dtype)
         for b in range(batch):
             for k in range(count):
                 if boxes.score[b, k] <= 0:
                     continue
                 score = score_of(self.plan, found, b, int(boxes.anchor[b, k]), int(boxes.label[b, k]))
                 pulled = torch.autograd.grad(score, leaves, retain_graph=True, allow_unused=True)
-                for one, layer, gradient in zip(maps, self.layers, pulled, strict=True):
+                for own, one, layer, gradient in zip(heat, maps, self.layers, pulled, strict=True):
                     if gradient is None:
                         continue
                     each = terms(self.method, one[b : b + 1], positions(gradient, layer)[b : b + 1])
-                    own = each.sum(1, keepdim=True).relu()
-                    heat[b, k] += torch.nn.functional.interpolate(own, size=tuple(finest), mode="bilinear", align_corners=False)[0, 0]
+                    own[b, k] = each.sum(1).relu()[0]
                     size[b, k] = torch.maximum(size[b, k], each.abs().sum(1).max())
-        return heat.detach().numpy(), size.detach().numpy()
+        if self.plan.heads and list(self.layers) == list(self.plan.layers):
+            spread = [torch.nn.functional.interpolate(own, size=finest, mode="bilinear", align_corners=False) for own in heat]
+            return torch.stack(spread).sum(0).numpy(), size.numpy()
+        return (heat[0] if len(heat) == 1 else together(heat)).numpy(), size.numpy()
 
 
 def score_of(plan: DetectPlan, values: Mapping[str, Tensor], picture: int, anchor: int, label: int) -> Tensor:

@@ -127,7 +127,7 @@ def seeds(writer: Writer, raw: Raw, places: Places, boxes: Chosen) -> list[list[
     for number, level in enumerate(raw.levels):
         here = writer.op("Cast", writer.op("Equal", boxes.level, writer.ints(number)), to=int(ir.DataType.FLOAT))
         there.append(writer.mul(here, boxes.there))
-        step = writer.op("Mul", boxes.label, writer.ints(places.step[number]))
+        step = writer.mul(boxes.label, writer.ints(places.step[number]))
         own = writer.op("Min", writer.add(boxes.channel, step), writer.ints(places.size[number][0] - 1))
         other = writer.op("Min", boxes.other, writer.ints(places.others[number][0] - 1))
         channels.append((own, other if level.objectness is not None else None))

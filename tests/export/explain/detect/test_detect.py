@@ -16,10 +16,11 @@ from torch import nn
 
 from dkcam.export.checking.detect_reference import DetectReference
 from dkcam.export.checking.interpreter import evaluate
-from dkcam.export.explain.cam import METHODS
-from dkcam.export.explain.detect.plan import DetectPlan, plan, write
+from dkcam.export.derivative.sweep import sweep
+from dkcam.export.explain import cam
+from dkcam.export.explain.detect.plan import DetectPlan, plan, together, write
 from dkcam.export.networks.network import Network
-from dkcam.export.writer import Writer
+from dkcam.export.writer import Writer, shape_of
 from tests.export.explain.detect import networks
 from tests.export.explain.detect.running import finished, run, traced
 
@@ -118,7 +119,7 @@ def test_boxes_and_heat_are_those_of_plain_code(kind: str, batch: int | str) -> 
         compared("heatmap", single["heatmap"], double["heatmap"], float(double["heatmap"].max()), 1e-4)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", cam.METHODS)
 @pytest.mark.parametrize("kind", ["yolov8", "yolov5", "ssd"])
 def test_every_method(kind: str, method: str) -> None:
     original, found = opened(CASES[kind], 2)
@@ -150,24 +151,20 @@ def test_each_picture_has_its_own_questions(batch: int | str) -> None:
 
 @pytest.mark.parametrize("kind", ["detr", "rtdetr"])
 def test_queries_have_no_windows(kind: str) -> None:
-    """Their seeds go to whole maps, at any layer."""
-    from dkcam.export.derivative.sweep import sweep
-    from dkcam.export.explain import cam
-    from dkcam.export.explain.layers import Layers
-
+    """Their seeds go to whole maps, at any layer; the last map is the default."""
     original, found = opened(CASES[kind], 2)
-    assert found.layers == ()
+    assert not found.heads and [shape_of(layer.value) for layer in found.layers] == [[2, 20, 2, 3]]
     network, again = opened(CASES[kind], 2)
-    layers = [Layers(one.graph, one.image, one.size, plan.scores).coarsest() for one, plan in ((original, found), (network, again))]
     classes = ir.Value(name="classes", shape=ir.Shape(["K"]), type=ir.TensorType(ir.DataType.INT64))
     network.graph.inputs.append(classes)
     writer = Writer(network.graph, 18)
     said = write(writer, again, classes)
-    maps = cam.explain(writer, layers[1], sweep(writer, said.seeds, [layers[1].value])[layers[1].value], "gradcam")
+    (layer,) = again.layers
+    maps = cam.explain(writer, layer, sweep(writer, said.seeds, [layer.value])[layer.value], "gradcam")
     proto = finished(network.model, {**said.outputs, "heatmap": maps.heatmap})
     feed = {"images": picture(2), "classes": QUESTIONS}
     double = {name: v.numpy() for name, v in evaluate(proto, feed, ["boxes", "scores", "explained", "heatmap"]).items()}
-    truth = DetectReference(original.model, found, [layers[0]], "gradcam").answer({"images": feed["images"]}, QUESTIONS)
+    truth = DetectReference(original.model, found, found.layers, "gradcam").answer({"images": feed["images"]}, QUESTIONS)
     assert truth.values["heatmap"].max() > 0 and (truth.values["scores"] > 0).any()
     np.testing.assert_array_equal(double["explained"], truth.values["explained"])
     compared("boxes", double["boxes"], truth.values["boxes"], 1, 1e-9)
@@ -176,10 +173,6 @@ def test_queries_have_no_windows(kind: str) -> None:
 
 def test_whole_maps_say_the_same_as_windows() -> None:
     """The seeds of whole maps, swept back to the levels' maps."""
-    from dkcam.export.derivative.sweep import sweep
-    from dkcam.export.explain import cam
-    from dkcam.export.explain.detect.plan import together
-
     network, found = opened(CASES["yolox"])
     classes = ir.Value(name="classes", shape=ir.Shape(["K"]), type=ir.TensorType(ir.DataType.INT64))
     network.graph.inputs.append(classes)
