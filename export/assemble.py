@@ -12,6 +12,8 @@ from dkcam.errors import ExportError
 from dkcam.export.derivative.sweep import sweep
 from dkcam.export.explain import classify, dense, masked, regress
 from dkcam.export.explain.cam import Maps, explain
+from dkcam.export.explain.detect import plan as detect
+from dkcam.export.explain.detect.plan import DetectPlan
 from dkcam.export.explain.dropkey import Attention
 from dkcam.export.explain.layers import Layer
 from dkcam.export.explain.scores import Explained
@@ -38,11 +40,13 @@ class Wanted:
     own: Mapping[str, ir.Value] = field(default_factory=dict)
 
 
-def assemble(model: ir.Model, batch: int | str, task: Task, wanted: Wanted, head: Attention | None = None) -> None:
+def assemble(
+    model: ir.Model, batch: int | str, task: Task, wanted: Wanted, head: Attention | None = None, plan: DetectPlan | None = None
+) -> None:
     """Write the explanation into ``model``, whose input ``image`` is in place. Errors: ExportError.
 
     Afterwards the graph's inputs are ``image``, ``classes`` and with masks ``key_mask``, its outputs those of ``wanted``, and nothing
-    else is left in it. head: the paper's, which has its closed form.
+    else is left in it. head: the paper's, which has its closed form. plan: of a detector.
     """
     graph = model.graph
     writer = Writer(graph, model.opset_imports.get("", 18))
@@ -52,9 +56,12 @@ def assemble(model: ir.Model, batch: int | str, task: Task, wanted: Wanted, head
     if head is not None:
         found = masked.explain(writer, head, classes, wanted.layers[0], wanted.method, "gradient" in wanted.outputs)
     else:
-        said = WRITERS[task.kind](writer, task.found, classes)
+        if plan is not None:
+            said = detect.write(writer, plan, classes, wanted.method, [layer.value for layer in wanted.layers] == plan.features)
+        else:
+            said = WRITERS[task.kind](writer, task.found, classes)
         found = dict(said.outputs)
-        if set(wanted.outputs) & {"weights", "heatmap", "gradient", "features"}:
+        if said.seeds and set(wanted.outputs) & {"weights", "heatmap", "gradient", "features"}:
             found |= heat(writer, said, wanted)
     missing = [name for name in wanted.outputs if name not in found]
     if missing:
@@ -121,7 +128,7 @@ def _finish(model: ir.Model, outputs: Mapping[str, ir.Value], own: Mapping[str, 
         graph.append(node)
         graph.outputs.append(node.outputs[0])
     if any(value is classes for node in graph for value in node.inputs):
-        graph.inputs.append(classes)
+        graph.inputs.insert(1, classes)  # after image, before key_mask
     RemoveUnusedNodesPass()(model)
     TopologicalSortPass()(model)
 

@@ -21,6 +21,7 @@ from dkcam.export.assemble import Wanted, to_bytes
 from dkcam.export.camera import CONDITIONS, camera_pictures
 from dkcam.export.checking.original import Session, compare, network_input
 from dkcam.export.checking.score_check import check_score
+from dkcam.export.checking.verify_detect import ANY, check_scores, verify_detect
 from dkcam.export.checking.verify_graph import Outputs, Subject, verify_graph
 from dkcam.export.exported import Exported
 from dkcam.export.networks.network import Network
@@ -38,14 +39,33 @@ from dkcam.fields import OUTPUTS
 from dkcam.spec import ExplanationSpec, InputSpec, ModelSpec, NetworkSpec, Provenance
 
 
+def with_sample(network: Network) -> Network:
+    """The network with its outputs for one rendered scene, which tell a detector's boxes in pixels from those in 0..1."""
+    if network.sample is not None or any(output.shape is None or len(output.shape) not in (2, 3) for output in network.outputs):
+        return network
+    import onnxruntime
+
+    ((_, picture),) = camera_pictures(np.random.default_rng(0), *network.size, 1)
+    batch = network.batch[0]
+    given = network_input(np.repeat(picture[None], batch, axis=0), network.picture)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(ir.to_proto(network.model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [output.name or "" for output in network.outputs]
+    said = session.run(names, {network.image.name: given})
+    return replace(network, sample=dict(zip(names, said, strict=True)))
+
+
 def describe(network: Network, options: ExportOptions) -> tuple[Prepared, ModelSpec]:
     """The network made ready, which uses it up, and the spec of its file before verification. Errors: ExportError."""
     own = [name for name in options.outputs or () if name not in OUTPUTS]
     labels = options.labels or network.labels or ()
-    prepared = prepare(network, kind=options.input, task=options.task, layers=options.layers, named=own, labels=len(labels))
-    if labels and prepared.task.kind != "regress" and len(labels) != prepared.classes:
+    prepared = prepare(
+        network, kind=options.input, task=options.task, layers=options.layers, named=own, labels=len(labels), decode=options.decode
+    )
+    if labels and prepared.task.kind in ("classify", "dense") and len(labels) != prepared.classes:
         raise ExportError(f"the network has {prepared.classes} classes, there are {len(labels)} labels; expected one label per class")
-    if options.explain is not None and prepared.task.kind != "regress" and options.explain > prepared.classes:
+    if options.explain is not None and prepared.task.kind in ("classify", "dense") and options.explain > prepared.classes:
         raise ExportError(f"--classes {options.explain}: the network has {prepared.classes} classes")
     if options.samples or options.mask_ratio is not None:
         raise ExportError("--samples and --mask-ratio are about DropKey masks, which our ResNet-50 alone has; leave them out")
@@ -66,29 +86,33 @@ def export_network(
     original: the network as the user has it, whose outputs must stay as they are. Errors: ExportError, ParityError.
     """
     report("finding the task and the layer", 0, 0)
+    network = with_sample(network)
     prepared, spec = describe(network.copy(), options)
     notes, low = _notes(network, prepared), None
     if options.precision != "fp32":
-        subject = LowSubject(
+        lowered = LowSubject(
             prepared.snapshot(),
             prepared.boundary(),
             tuple(layer.name for layer in prepared.layers),
             lambda numerics: _write(network, options, spec, numerics),
         )
-        low = build(subject, spec, calibration, check=check, report=report)
+        low = build(lowered, spec, calibration, check=check, report=report)
         spec = low.describe(spec)
     if not check:
         return Exported(_write(network, options, spec, low.numerics if low else None), spec, None, low, notes)
     report("comparing with autograd", 0, 0)
     batches = _batches(spec, calibration)
-    check_score(prepared.model, prepared.task, {"image": batches[0][2]}, np.random.default_rng(0))
     data = _write(network, options, spec, None)
-    parity = verify_graph(
-        data,
-        Subject(prepared.model, prepared.task, prepared.layers, spec, prepared.classes),
-        [(kinds, image) for kinds, _, image in batches],
-        _run,
-    )
+    subject = Subject(prepared.model, prepared.task, prepared.layers, spec, prepared.classes)
+    judged = [(kinds, image) for kinds, _, image in batches]
+    if prepared.plan is not None:
+        unsure = prepared.with_threshold(ANY).plan
+        assert unsure is not None
+        check_scores(prepared.model, unsure, {"image": batches[0][2]}, np.random.default_rng(0))
+        parity = verify_detect(_write(network, options, spec, None, ANY), subject, unsure, judged, _run)
+    else:
+        check_score(prepared.model, prepared.task, {"image": batches[0][2]}, np.random.default_rng(0))
+        parity = verify_graph(data, subject, judged, _run)
     names = {output.name or "": new for output, new in zip(network.outputs, prepared.own, strict=False) if new in _kept(prepared, options)}
     if original is not None and names:
         rows, why = _unchanged(data, original, network, batches[0], names)
@@ -98,9 +122,10 @@ def export_network(
     return Exported(_write(network, options, spec, low.numerics if low else None), spec, parity, low, notes)
 
 
-def _write(network: Network, options: ExportOptions, spec: ModelSpec, numerics: Numerics | None) -> bytes:
-    """The file's bytes in these numerics, None for float32."""
+def _write(network: Network, options: ExportOptions, spec: ModelSpec, numerics: Numerics | None, conf: float | None = None) -> bytes:
+    """The file's bytes in these numerics, None for float32. conf: another threshold of a detector's scores."""
     prepared, _ = describe(network.copy(), options)
+    prepared = prepared if conf is None else prepared.with_threshold(conf)
     if numerics is not None:
         lower(prepared.model, numerics, prepared.boundary(), tuple(layer.name for layer in prepared.layers))
     told = spec.explanation
@@ -120,7 +145,7 @@ def _outputs(options: ExportOptions, prepared: Prepared) -> tuple[str, ...]:
     """Fixed names in their fixed order."""
     fixed = [name for name in options.outputs or () if name in OUTPUTS]
     defaults = DEFAULT_OUTPUTS[prepared.task.kind]
-    if len(prepared.layers) > 1:
+    if len(prepared.layers) > 1 or prepared.plan is not None:
         defaults = tuple(name for name in defaults if name != "weights")
     chosen = set(fixed or defaults)
     return tuple(name for name in OUTPUTS if name in chosen)

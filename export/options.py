@@ -16,7 +16,8 @@ DEFAULT_OUTPUTS = ("logits", "probabilities", "explained", "weights", "heatmap")
 @dataclass(frozen=True)
 class ExportOptions:
     """size: (height, width) in pixels; None takes the network's own, for our ResNet-50 without one 224×224. layer: as ``--layer`` names it,
-    several with commas between them; None takes the default. task: "auto" or one of ``TASKS``. per_image: ``classes`` is [B, K].
+    several with commas between them; None takes the default. task: "auto" or one of ``TASKS``. decode: how a detector's boxes are read,
+    None to find out. per_image: ``classes`` is [B, K].
 
     dynamic: subset of {"batch", "size"}. batch: (least, most); a fixed batch has both equal. explain: K, or None to
     leave it free. samples: DropKey masks. outputs: None for the default set (with heatmap_std when samples > 0).
@@ -36,6 +37,7 @@ class ExportOptions:
     precision: str = "fp32"
     target: str | None = None
     task: str = "auto"
+    decode: str | None = None
     per_image: bool = False
     labels: tuple[str, ...] = ()
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
 from dkcam.errors import ExportError
 from dkcam.export.assemble import Wanted, assemble, free_names
 from dkcam.export.checkpoint import Checkpoint
+from dkcam.export.explain.detect.layouts import candidates
+from dkcam.export.explain.detect.plan import DetectPlan
+from dkcam.export.explain.detect.plan import plan as detect_plan
 from dkcam.export.explain.dropkey import Attention
 from dkcam.export.explain.layers import Layer, Layers
 from dkcam.export.explain.listing import Listed, list_layers
@@ -23,6 +26,7 @@ from dkcam.fields import OUTPUTS
 from dkcam.printable import printable
 
 DEFAULT_OUTPUTS: Mapping[str, tuple[str, ...]] = {
+    "detect": ("explained", "boxes", "scores", "heatmap"),
     "classify": ("logits", "probabilities", "explained", "weights", "heatmap"),
     "dense": ("logits", "probabilities", "explained", "weights", "heatmap"),
     "regress": ("logits", "explained", "weights", "heatmap"),
@@ -33,7 +37,8 @@ FIXED = ("image", "classes", "key_mask", *OUTPUTS)
 @dataclass(frozen=True)
 class Prepared:
     """model: with its input ``image`` in place and nothing explained. batch: what the graph has as its first dimension. own: the
-    network's own outputs, by the name they get. classes: how many classes or outputs there are. head: the paper's, where it has one.
+    network's own outputs, by the name they get. classes: how many classes or outputs there are. head: the paper's, where it has
+    one. plan: of a detector.
     """
 
     model: ir.Model
@@ -44,6 +49,7 @@ class Prepared:
     own: Mapping[str, ir.Value]
     classes: int
     head: Attention | None = None
+    plan: DetectPlan | None = None
 
     def snapshot(self) -> ir.Model:
         """A copy of the network as it is now."""
@@ -55,18 +61,26 @@ class Prepared:
             return (self.head.features.name or "",)
         if self.task.kind in ("classify", "regress"):
             return (self.found.default().name,)
-        return (self.task.found.scores.name or "",)
+        scores = self.plan.scores if self.plan is not None else (self.task.found.scores,)
+        return tuple(value.name or "" for value in scores)
+
+    def with_threshold(self, conf: float) -> Prepared:
+        """A detector that takes boxes from this score on."""
+        assert self.plan is not None
+        return replace(self, plan=replace(self.plan, layout=replace(self.plan.layout, conf=conf)))
 
     def write(self, wanted: Wanted) -> ir.Model:
         """Explain it. The model is used up."""
-        assemble(self.model, self.batch, self.task, wanted, self.head)
+        assemble(self.model, self.batch, self.task, wanted, self.head, self.plan)
         return self.model
 
 
-def prepare(network: Network, *, kind: str, task: str, layers: Sequence[str], named: Sequence[str], labels: int) -> Prepared:
+def prepare(
+    network: Network, *, kind: str, task: str, layers: Sequence[str], named: Sequence[str], labels: int, decode: str | None = None
+) -> Prepared:
     """kind: "rgb8" or "tensor", how ``image`` will look. task: "auto" or one of ``TASKS``. layers: names as ``--layer`` takes them, () for
-    the default. named: outputs of the network that the user names. labels: how many the user or the file gave. The network is used up.
-    Errors: ExportError.
+    the default. named: outputs of the network that the user names. labels: how many the user or the file gave. decode: of a detector, None
+    to find out. The network is used up. Errors: ExportError.
     """
     model = network.model
     outputs = list(model.graph.outputs)
@@ -76,17 +90,26 @@ def prepare(network: Network, *, kind: str, task: str, layers: Sequence[str], na
         raise ExportError(
             f"--outputs {printable(unknown[0])}: expected some of {', '.join(OUTPUTS)}, or the network's own: {', '.join(names)}"
         )
-    found_task = find(outputs, task, labels, named)
+    chosen_outputs = [output for output in outputs if not named or output.name in named]
+    plan = None
+    if decode is not None or task == "detect" or (task == "auto" and candidates(chosen_outputs, labels, None, network.sample)):
+        plan = detect_plan(model, chosen_outputs, network.size, labels=labels, decode=decode, sample=network.sample)
+        scores = plan.layout.scores.value
+        found_task = Task("detect", scores, Behind(plan.scores[0]))
+    else:
+        found_task = find(outputs, task, labels, named)
     free_names(model, FIXED)
     image = embed(Writer(model.graph, model.opset_imports.get("", 18), "picture"), network.image, network.picture, kind)
-    height, width = _sides(network)
-    found = Layers(model.graph, image, (height, width), [found_task.found.scores])
+    found = Layers(model.graph, image, _sides(network), plan.scores if plan is not None else [found_task.found.scores])
     if layers:
         chosen = tuple(found.named(name) for name in layers)
+    elif plan is not None and plan.layers:
+        chosen = plan.layers
     else:
         chosen = (found.coarsest() if found_task.kind == "dense" else found.default(),)
     own = {name if name not in FIXED else f"network.{name}": value for name, value in zip(names, outputs, strict=True) if _known(value)}
-    return Prepared(model, shape_of(image)[0], found_task, chosen, found, own, _count(found_task))
+    count = plan.layout.first + plan.raw.classes if plan is not None else _count(found_task)
+    return Prepared(model, shape_of(image)[0], found_task, chosen, found, own, count, plan=plan)
 
 
 def prepare_checkpoint(

@@ -23,6 +23,7 @@ from dkcam.tools.cli import GRID, LIST, NUMBERS, RANGE, SIZE, Command, progress_
     show_default=True,
     help="What the network does, where its outputs do not tell.",
 )
+@click.option("--decode", help="How a detector's boxes are read: yolov5, yolov8, yolox, yolov10, rtdetr, detr, ssd, ssd-pixels.")
 @click.option("--list-layers", is_flag=True, help="Print where a heatmap can be taken, and write nothing.")
 @click.option("--layer", help="A value, node or module, e.g. layer3.2.conv2; several with commas. Default: the last map before pooling.")
 @click.option("--method", default="gradcam", show_default=True, help="gradcam, gradcam++, xgradcam, layercam or hirescam.")
@@ -85,6 +86,7 @@ def main(
     output: Path | None,
     weights: Path | None,
     task: str,
+    decode: str | None,
     list_layers: bool,
     layer: str | None,
     method: str,
@@ -152,6 +154,7 @@ def main(
         precision=precision,
         target=target or ("gpu" if engine and precision == "int8" else None),
         task=task,
+        decode=decode,
         per_image=per_image,
         labels=read_labels(labels) if labels else (),
     )

@@ -1,7 +1,6 @@
-"""Boxes and their heat by plain code and autograd, in float64 or float32: the reference of ``explain.detect``.
+"""A detector's boxes and the heat of each by plain NumPy and autograd: what its file is compared with.
 
-The network runs in the interpreter as it was before anything was written into it; suppression is the textbook's loop; the raw score
-of a box comes from its place in the plan, whole maps and autograd from there on.
+Suppression is written as published, box by box; gradients are autograd's, of the whole network, at the maps that the heads read.
 """
 
 from __future__ import annotations
@@ -16,11 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dkcam.export.checking.graph_reference import positions, together
-from dkcam.export.checking.interpreter import evaluate
-from dkcam.export.explain.detect.layout import Columns, Layout
+from dkcam.export.checking.graph_reference import EPSILON, positions, together
+from dkcam.export.checking.interpreter import Interpreter
+from dkcam.export.explain.detect.layout import Columns
 from dkcam.export.explain.detect.plan import MOST, DetectPlan
-from dkcam.export.explain.detect.select import PAIRS
 from dkcam.export.explain.layers import Layer
 from dkcam.export.reference import Answer, terms
 
@@ -28,22 +26,19 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Boxes:
-    """Of K questions for B pictures. anchor, label int64 [B, K]: the box's number and class, from 0. score [B, K], 0 where there is no
-    box. corners [B, K, 4]. explained int64 [B, K].
-    """
+class Detection:
+    """anchor, label: numbers of a box and its class. score: 0..1. box: corners in 0..1 of the input, not cut off."""
 
-    anchor: Array
-    label: Array
-    score: Array
-    corners: Array
-    explained: Array
+    anchor: int
+    label: int
+    score: float
+    box: Array
 
 
 @dataclass
 class DetectReference:
-    """One detector. model: with its input in place and nothing explained. layers: where the heat is taken, one or all of the plan's. seen:
-    what the finished file's run gave for inputs of operators with kinks; see ``interpreter``.
+    """One detector. model: with its input ``image`` in place and nothing explained. layers: where the heat is taken, by default the maps
+    that the heads read; other maps are brought together as any network's. See ``GraphReference``.
     """
 
     model: ir.Model
@@ -51,149 +46,159 @@ class DetectReference:
     layers: Sequence[Layer]
     method: str
     dtype: torch.dtype = torch.float64
-    seen: Mapping[str, Tensor | Array] = field(default_factory=dict)
+    seen: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def answer(self, feed: Mapping[str, Array], classes: Array, tables: Mapping[str, Array] | None = None) -> Answer:
-        """boxes, scores, explained and heatmap of one batch.
-
-        classes: int64 [K] or [B, K]. tables: the network's own scores and boxes of another run, by name, which boxes are then
-        picked from: two runs that differ in the last digit may rank boxes differently.
-        """
-        names = [one.value.name or "" for one in self._columns()]
-        leaves = [layer.name for layer in self.layers]
-        raw = [value.name or "" for value in self.plan.scores]
-        found = evaluate(self.model, feed, [*leaves, *raw, *names], dtype=self.dtype, leaves=leaves, seen=self.seen)
-        own = {name: found[name].detach().numpy() for name in names} if tables is None else tables
-        boxes = pick(self.plan, own, classes)
-        heat, size = self._heat(found, boxes)
-        values = {"boxes": boxes.corners, "scores": boxes.score, "explained": boxes.explained, "heatmap": heat}
-        return Answer(values, {"heatmap": size, "scores": np.ones_like(boxes.score), "boxes": np.ones_like(boxes.score)})
-
-    def _columns(self) -> list[Columns]:
+    def __post_init__(self) -> None:
+        self._interpreter = Interpreter(self.model, dtype=self.dtype)
         layout = self.plan.layout
-        return [one for one in (layout.scores, layout.boxes, layout.objectness) if one is not None]
+        tables = [columns for columns in (layout.scores, layout.boxes, layout.objectness) if columns is not None]
+        self._elements = {columns: torch.from_numpy(columns.elements()) for columns in tables}
 
-    def _heat(self, found: Mapping[str, Tensor], boxes: Boxes) -> tuple[Array, Array]:
-        """(heat [B, K, h, w], the largest Σ|terms| [B, K])."""
+    def values(self, image: NDArray[np.generic], names: Sequence[str]) -> dict[str, Tensor]:
+        """Values of the network for one batch, by name."""
+        return self._interpreter.evaluate({"image": torch.from_numpy(np.ascontiguousarray(image)).to(self.dtype)}, names)
+
+    def answer(
+        self,
+        image: NDArray[np.generic],
+        classes: NDArray[np.int64],
+        chosen: Sequence[Sequence[Detection | None]],
+        nudge: int = 0,
+    ) -> Answer:
+        """boxes, scores, explained and heatmap of chosen boxes [B][K], the answers to ``classes``."""
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.dtype)
+        if nudge:
+            signs = torch.randint(-1, 2, pixels.shape, generator=torch.Generator().manual_seed(nudge))
+            pixels = pixels * (1 + signs * EPSILON)
+        layout = self.plan.layout
+        tables = [columns.value.name or "" for columns in (layout.scores, layout.boxes, layout.objectness) if columns is not None]
+        raw = [value.name or "" for value in self.plan.scores]
+        leaves = [layer.name for layer in self.layers]
+        found = self._interpreter.evaluate({"image": pixels}, [*leaves, *dict.fromkeys([*tables, *raw])], leaves=leaves, seen=self.seen)
+        shape = len(image), len(classes)
+        boxes, scores = np.zeros((*shape, 4)), np.zeros(shape)
+        explained = np.tile(np.maximum(classes, -1), (len(image), 1))
+        for at, k in np.ndindex(*shape):
+            one = chosen[at][k]
+            if one is not None:
+                again = self.detection(found, at, one.anchor, one.label)
+                boxes[at, k], scores[at, k], explained[at, k] = np.clip(again.box, 0, 1), again.score, one.label
+        maps = [[self._maps(found, at, one) for one in chosen[at]] for at in range(len(image))]
+        layers = [torch.stack([torch.stack([one[0][i] for one in row]) for row in maps]) for i in range(len(self.layers))]
+        sizes = torch.stack([torch.stack([one[1] for one in row]) for row in maps])
+        values = {"boxes": boxes, "scores": scores, "explained": explained, "heatmap": self._together(layers).numpy()}
+        return Answer(values, {"heatmap": sizes.numpy()})
+
+    def chosen(self, found: Mapping[str, Tensor], at: int, classes: NDArray[np.int64]) -> list[Detection | None]:
+        """The answers to ``classes`` of one picture: −r the r-th box that suppression keeps, c ≥ 0 the best of class c."""
+        layout, ranks = self.plan.layout, self.plan.ranks
+        scores = self._scores(found, at)
+        if layout.paired:
+            best = np.argsort(-scores.ravel(), kind="stable")[:MOST]
+            pairs = [(int(i) // scores.shape[1], int(i) % scores.shape[1]) for i in best]
+        else:
+            pairs = [(int(a), int(scores[a].argmax())) for a in np.argsort(-scores.max(1), kind="stable")[:MOST]]
+        pairs = [pair for pair in pairs if scores[pair] >= layout.conf]
+        kept: list[Detection] = []
+        for anchor, label in pairs:
+            if len(kept) == ranks:
+                break
+            one = self.detection(found, at, anchor, label + layout.first)
+            if area(one.box) > 0 and not (layout.suppress and any(overlaps(one, other, layout.iou) for other in kept)):
+                kept.append(one)
+        answers: list[Detection | None] = []
+        for wanted in classes.tolist():
+            mine = [pair for pair in pairs if pair[1] + layout.first == wanted]
+            options = kept[-wanted - 1 :] if wanted < 0 else [self.detection(found, at, a, wanted) for a, _ in mine[:16]]
+            answers.append(next((one for one in options if wanted < 0 or area(one.box) > 0), None))
+        return answers
+
+    def detection(self, found: Mapping[str, Tensor], at: int, anchor: int, label: int) -> Detection:
+        """The box of an anchor, and its score as this class (a label, as the file counts them)."""
+        score = float(self._scores(found, at, anchor)[0, label - self.plan.layout.first])
+        return Detection(anchor, label, score, self._box(found, at, anchor))
+
+    def nearest(self, image_values: Mapping[str, Tensor], at: int, label: int, box: Array, score: float) -> Detection:
+        """The anchor that gives a box and score most like these."""
+        layout = self.plan.layout
+        scores = self._scores(image_values, at)[:, label - layout.first]
+        near = np.argsort(np.abs(scores - score), kind="stable")[:16]
+        options = [self.detection(image_values, at, int(anchor), label) for anchor in near]
+        return min(options, key=lambda one: float(np.abs(np.clip(one.box, 0, 1) - box).max()) + abs(one.score - score))
+
+    def _scores(self, found: Mapping[str, Tensor], at: int, anchor: int | None = None) -> Array:
+        """[A, n] or of one anchor [1, n]: squashed, times objectness, without the background."""
+        layout = self.plan.layout
+        rows = self._columns(found, layout.scores, at, anchor)
+        if layout.squash:
+            rows = rows.softmax(1) if layout.squash == "Softmax" else rows.sigmoid()
+        start = layout.classes.start - layout.scores.start
+        rows = rows[:, start : start + layout.classes.count]
+        if layout.objectness is not None:
+            own = self._columns(found, layout.objectness, at, anchor)
+            rows = rows * (own.sigmoid() if layout.squash == "Sigmoid" else own)
+        return rows.detach().double().numpy()
+
+    def _columns(self, found: Mapping[str, Tensor], columns: Columns, at: int, anchor: int | None) -> Tensor:
+        """Rows [A, count] of a table, or of one box [1, count]."""
+        elements = self._elements[columns]
+        return found[columns.value.name or ""][at].reshape(-1)[elements if anchor is None else elements[anchor : anchor + 1]]
+
+    def _box(self, found: Mapping[str, Tensor], at: int, anchor: int) -> Array:
+        layout, (height, width) = self.plan.layout, self.plan.picture
+        a, b, c, d = self._columns(found, layout.boxes, at, anchor)[0].detach().double().tolist()
+        if layout.unit == "cells":
+            level, row, column = (int(v) for v in self.plan.places.table[anchor, :3])
+            _, rows, columns = self.plan.places.size[level]
+            a, b, c, d = (a + column) / columns, (b + row) / rows, np.exp(c) / columns, np.exp(d) / rows
+        box = np.array([a, b, c, d] if layout.form == "xyxy" else [a - c / 2, b - d / 2, a + c / 2, b + d / 2])
+        return box / [width, height, width, height] if layout.unit == "pixels" else box
+
+    def _maps(self, found: Mapping[str, Tensor], at: int, one: Detection | None) -> tuple[list[Tensor], Tensor]:
+        """(heat [h, w] of each layer, the largest Σ|terms|)."""
+        largest = torch.zeros((), dtype=self.dtype)
+        maps = [torch.zeros([int(d) for d in layer.size], dtype=self.dtype) for layer in self.layers]
+        if one is None:
+            return maps, largest
         leaves = [found[layer.name] for layer in self.layers]
-        maps = [positions(leaf.detach(), layer) for leaf, layer in zip(leaves, self.layers, strict=True)]
+        gradients = torch.autograd.grad(self._logit(found, at, one), leaves, retain_graph=True, allow_unused=True)
+        for index, (layer, leaf, gradient) in enumerate(zip(self.layers, leaves, gradients, strict=True)):
+            if gradient is not None:
+                features, g = (positions(value[at : at + 1].detach(), layer) for value in (leaf, gradient))
+                each = terms(self.method, features, g)
+                maps[index] = each.sum(1).relu()[0]
+                largest = torch.maximum(largest, each.abs().sum(1).max())
+        return maps, largest
+
+    def _together(self, maps: list[Tensor]) -> Tensor:
+        """[B, K, h, w] of each layer on the finest grid: levels' maps, of which one is not zero, as they are."""
+        if len(maps) == 1 or [layer.value for layer in self.layers] != self.plan.features:
+            return maps[0] if len(maps) == 1 else together(maps)
         finest = tuple(max((one.shape[2:] for one in maps), key=lambda size: size[0] * size[1]))
-        batch, count = boxes.anchor.shape
-        heat = [torch.zeros(batch, count, *one.shape[2:], dtype=self.dtype) for one in maps]
-        size = torch.zeros(batch, count, dtype=self.dtype)
-        for b in range(batch):
-            for k in range(count):
-                if boxes.score[b, k] <= 0:
-                    continue
-                score = score_of(self.plan, found, b, int(boxes.anchor[b, k]), int(boxes.label[b, k]))
-                pulled = torch.autograd.grad(score, leaves, retain_graph=True, allow_unused=True)
-                for own, one, layer, gradient in zip(heat, maps, self.layers, pulled, strict=True):
-                    if gradient is None:
-                        continue
-                    each = terms(self.method, one[b : b + 1], positions(gradient, layer)[b : b + 1])
-                    own[b, k] = each.sum(1).relu()[0]
-                    size[b, k] = torch.maximum(size[b, k], each.abs().sum(1).max())
-        if self.plan.heads and list(self.layers) == list(self.plan.layers):
-            spread = [torch.nn.functional.interpolate(own, size=finest, mode="bilinear", align_corners=False) for own in heat]
-            return torch.stack(spread).sum(0).numpy(), size.numpy()
-        return (heat[0] if len(heat) == 1 else together(heat)).numpy(), size.numpy()
+        spread = [torch.nn.functional.interpolate(one, size=finest, mode="bilinear", align_corners=False) for one in maps]
+        return torch.stack(spread).sum(0)
+
+    def _logit(self, found: Mapping[str, Tensor], at: int, one: Detection) -> Tensor:
+        """What the gradient is of: the class's logit, or of objectness times class the logit of their product."""
+        raw, c = self.plan.raw, one.label - self.plan.layout.first
+        level = raw.levels[int(raw.level[one.anchor])]
+        score = found[level.scores.name or ""][at].reshape(-1)[int(raw.start[one.anchor]) + c * level.step]
+        if level.objectness is None:
+            return score
+        other = found[level.objectness.name or ""][at].reshape(-1)[int(raw.objectness[one.anchor])]
+        log = torch.nn.functional.logsigmoid(score) + torch.nn.functional.logsigmoid(other)
+        return log - torch.log(-torch.expm1(log))
 
 
-def score_of(plan: DetectPlan, values: Mapping[str, Tensor], picture: int, anchor: int, label: int) -> Tensor:
-    """The scalar that is explained: a class's logit, or the logit of objectness times class."""
-    level = plan.raw.levels[plan.raw.level[anchor]]
-    own = values[level.scores.name or ""][picture].flatten()[plan.raw.start[anchor] + label * level.step]
-    if level.objectness is None:
-        return own
-    other = values[level.objectness.name or ""][picture].flatten()[plan.raw.objectness[anchor]]
-    either = torch.nn.functional.logsigmoid
-    score = either(own) + either(other)  # log s; log(1 − s) as exact near 1 as near 0
-    return score - torch.log(torch.sigmoid(-own) + torch.sigmoid(-other) - torch.sigmoid(-own) * torch.sigmoid(-other))
+def area(box: Array) -> float:
+    return float(max(box[2] - box[0], 0) * max(box[3] - box[1], 0))
 
 
-def pick(plan: DetectPlan, tables: Mapping[str, Array], classes: Array) -> Boxes:
-    """The boxes that ``classes`` [K] or [B, K] ask for."""
-    layout = plan.layout
-    scores, corners = scores_of(layout, tables), corners_of(plan, tables)
-    asked = np.broadcast_to(classes, (len(scores), classes.shape[-1]))
-    shape = asked.shape
-    found = Boxes(np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape), np.zeros((*shape, 4)), np.maximum(asked, -1))
-    for b in range(len(scores)):
-        kept = _kept(plan, scores[b], corners[b])
-        for k, wanted in enumerate(asked[b].tolist()):
-            fitting = kept[: plan.ranks][-wanted - 1 :] if wanted < 0 else [one for one in kept if one[1] + layout.first == wanted]
-            if not fitting:
-                continue
-            anchor, label = fitting[0]
-            found.anchor[b, k], found.label[b, k] = anchor, label
-            found.score[b, k] = scores[b, anchor, label]
-            found.corners[b, k] = corners[b, anchor].clip(0, 1)
-            found.explained[b, k] = label + layout.first
-    return found
-
-
-def _kept(plan: DetectPlan, scores: Array, corners: Array) -> list[tuple[int, int]]:
-    """(box, class), the best first; of equal scores the lower number comes first."""
-    layout = plan.layout
-    area = _area(corners)
-    if layout.paired:
-        order = np.argsort(-scores.ravel(), kind="stable")[:PAIRS]
-        pairs = [divmod(int(i), scores.shape[1]) for i in order]
-    else:
-        best = scores.argmax(1)
-        pairs = [(int(i), int(best[i])) for i in np.argsort(-scores.max(1), kind="stable")[:MOST]]
-    pairs = [(a, c) for a, c in pairs if scores[a, c] >= np.float32(layout.conf) and area[a] > 0]
-    if not layout.suppress:
-        return pairs
-    kept: list[tuple[int, int]] = []
-    for anchor, label in pairs:
-        rivals = [other for other, its in kept if its == label]
-        low = np.maximum(corners[rivals, :2], corners[anchor, :2])
-        high = np.minimum(corners[rivals, 2:], corners[anchor, 2:])
-        common = np.prod(np.maximum(high - low, 0), axis=1)
-        if not (common > layout.iou / (1 + layout.iou) * (area[rivals] + area[anchor])).any():
-            kept.append((anchor, label))
-    return kept
-
-
-def _area(corners: Array) -> Array:
-    found: Array = np.prod(np.maximum(corners[..., 2:] - corners[..., :2], 0), axis=-1)
-    return found
-
-
-def rows(columns: Columns, tables: Mapping[str, Array]) -> Array:
-    """Columns of a table as [B, A, count]."""
-    table = np.asarray(tables[columns.value.name or ""])
-    table = table if columns.axis == 2 else table.transpose(0, 2, 1)
-    return table[..., columns.start : columns.start + columns.count]
-
-
-def scores_of(layout: Layout, tables: Mapping[str, Array]) -> Array:
-    """Each box's score of each class, [B, A, n]."""
-    found = rows(layout.scores, tables)
-    if layout.squash == "Softmax":
-        found = np.exp(found - found.max(2, keepdims=True))
-        found = found / found.sum(2, keepdims=True)
-    elif layout.squash == "Sigmoid":
-        found = 1 / (1 + np.exp(-found))
-    start = layout.classes.start - layout.scores.start
-    found = found[..., start : start + layout.classes.count]
-    if layout.objectness is not None:
-        own = rows(layout.objectness, tables)
-        found = found * (1 / (1 + np.exp(-own)) if layout.squash == "Sigmoid" else own)
-    return found
-
-
-def corners_of(plan: DetectPlan, tables: Mapping[str, Array]) -> Array:
-    """Each box's corners in 0..1, [B, A, 4]."""
-    layout, (height, width) = plan.layout, plan.picture
-    found = rows(layout.boxes, tables)
-    if layout.unit == "cells":
-        table, sizes = plan.places.table, np.array(plan.places.size)[plan.places.table[:, 0]]
-        grid = sizes[:, [2, 1]]
-        found = np.concatenate([(found[..., :2] + table[:, [2, 1]]) / grid, np.exp(found[..., 2:]) / grid], 2)
-    elif layout.unit == "pixels":
-        found = found / np.array([width, height, width, height], found.dtype)
-    if layout.form == "xyxy":
-        return found
-    return np.concatenate([found[..., :2] - found[..., 2:] / 2, found[..., :2] + found[..., 2:] / 2], 2)
+def overlaps(one: Detection, other: Detection, iou: float) -> bool:
+    """Whether two boxes of one class share more than ``iou`` of their union."""
+    if one.label != other.label:
+        return False
+    low, high = np.maximum(one.box[:2], other.box[:2]), np.minimum(one.box[2:], other.box[2:])
+    wide, tall = np.maximum(high - low, 0)
+    common = float(wide * tall)
+    return common > iou * (area(one.box) + area(other.box) - common)

@@ -54,7 +54,7 @@ def verify_graph(data: bytes, subject: Subject, batches: Sequence[tuple[Sequence
     kinks = kinks_between(subject.model, [layer.name for layer in subject.layers], [subject.task.found.scores.name or ""])
     names = [kink.name for kink in kinks]
     file = run(data, "the new file")
-    probe = run(_probed(data, names), "the probe") if names else None
+    probe = run(probed(data, names), "the probe") if names else None
     exact = GraphReference(subject.model, subject.task, subject.layers, subject.spec.explanation.method)
     plain = replace(exact, dtype=torch.float32)
     rows: dict[tuple[str, str], Row] = {}
@@ -66,7 +66,7 @@ def verify_graph(data: bytes, subject: Subject, batches: Sequence[tuple[Sequence
     labels = subject.spec.labels
     for kinds, image in batches:
         classes = next(deal)
-        given = _all(file, image, classes, subject)
+        given = run_all(file, image, classes, subject)
         if probe is not None:
             seen = {name: torch.from_numpy(np.asarray(value)) for name, value in probe(image, classes[: subject.count or 1], names).items()}
             own, single = exact.values(image, names), plain.values(image, names)
@@ -106,7 +106,7 @@ def deal_classes(rng: np.random.Generator, subject: Subject) -> Iterator[NDArray
         yield np.array(wanted, np.int64)
 
 
-def _all(
+def run_all(
     file: Callable[[NDArray[np.generic], NDArray[np.int64], Sequence[str]], Outputs],
     image: NDArray[np.generic],
     classes: NDArray[np.int64],
@@ -118,7 +118,7 @@ def _all(
     return {name: np.concatenate([part[name] for part in parts], 1) if name in PER_CLASS else parts[0][name] for name in parts[0]}
 
 
-def _probed(data: bytes, names: Sequence[str]) -> bytes:
+def probed(data: bytes, names: Sequence[str]) -> bytes:
     """The file with inner values as outputs too."""
     proto = onnx.load_from_string(data)
     have = {output.name for output in proto.graph.output}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from dkcam.export.networks.picture import PictureInput
 
@@ -21,6 +23,7 @@ class Network:
 
     size: (height, width) of the picture; with dynamic size, multiples of ``multiple`` are taken as well. batch: (least, most).
     labels: a name for each class, None where the file has none. opset: the file's own. sha256: of the file and the data beside it.
+    sample: outputs for a picture, by name, None where nobody has asked yet.
     """
 
     model: ir.Model
@@ -36,6 +39,7 @@ class Network:
     producer: str = ""
     opset: int = 18
     sha256: str = ""
+    sample: Mapping[str, NDArray[np.generic]] | None = None
 
     def copy(self) -> Network:
         """Another of the same, for what uses it up."""

@@ -127,7 +127,7 @@ def test_saturated_attention_keeps_its_digits(outputs: tuple[str, ...]) -> None:
 
 
 def test_unknown_layers_are_refused() -> None:
-    with pytest.raises(ExportError, match=r"--layer layer9: not in the model"):
+    with pytest.raises(ExportError, match=r"--layer layer9: no value, node or module of this name lies between image and scores"):
         export(tiny_checkpoint(), ExportOptions(size=(64, 64), layer="layer9"))
 
 

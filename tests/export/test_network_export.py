@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dkcam.errors import ExportError, ParityError
+from dkcam.export.checking.original import FileSession
 from dkcam.export.explain import cam
-from dkcam.export.network_export import ExportedNetwork, export_network
+from dkcam.export.exported import Exported
+from dkcam.export.network_export import export_network
 from dkcam.export.networks.onnx_file import open_model
 from dkcam.export.options import ExportOptions
 from dkcam.export.reference import cam as published
@@ -36,7 +38,7 @@ def proto_of(module: nn.Module, **options: Any) -> onnx.ModelProto:
 PLAIN = ExportOptions()
 
 
-def explained(module: nn.Module, options: ExportOptions = PLAIN, *, check: bool = True, **given: Any) -> ExportedNetwork:
+def explained(module: nn.Module, options: ExportOptions = PLAIN, *, check: bool = True, **given: Any) -> Exported:
     torch.manual_seed(1)
     return export_network(open_model(proto_of(module), "network.onnx", **given), options, check=check)
 
@@ -195,11 +197,11 @@ def test_the_networks_own_outputs_stay_as_they_are() -> None:
     torch.manual_seed(0)
     module = Convolutional(Head(5, nn.Softmax(1)))
     proto = proto_of(module, output_names=["heatmap"])  # a name that is ours
-    original = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    original = FileSession(proto.SerializeToString())
     found = export_network(open_model(proto, "network.onnx"), ExportOptions(), original=original)
     image = picture()
     said = run(found.data, LEVELS[3], {"image": image, "classes": np.array([-1])})
-    (own,) = original.run(None, {"x": normalised(image).float().numpy()})
+    (own,) = original.said(normalised(image).float().numpy(), ["heatmap"])
     assert said["heatmap"].shape == (1, 1, 16, 24) and np.allclose(said["network.heatmap"], own, atol=1e-6)
     assert "network.heatmap" in {row.output for row in found.parity.rows if row.error < 1e-5}  # type: ignore[union-attr]
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from dkcam.export.precision.own import write
 
 from dkcam.export.checkpoint_graph import write_graph
 from dkcam.export.exporter import make_spec
@@ -47,7 +46,7 @@ def test_the_parser_takes(kind: str, half: bool) -> None:
 def test_the_parser_takes_low_precision(kind: str, precision: str) -> None:
     checkpoint = tiny_checkpoint()
     spec = make_spec(checkpoint, ExportOptions(size=(64, 96), **KINDS[kind]))
-    parse(write(checkpoint, spec, numerics_of(checkpoint, spec, precision)))
+    parse(write_graph(checkpoint, spec, numerics_of(checkpoint, spec, precision)))
 
 
 @pytest.mark.parametrize("variant", ["plain", "dropout"])

@@ -13,7 +13,7 @@ from dkcam.export.checkpoint import Checkpoint, load_checkpoint
 from dkcam.export.explain.listing import Listed
 from dkcam.export.exported import Exported
 from dkcam.export.exporter import DEFAULT_LAYER, export, make_spec
-from dkcam.export.network_export import describe, export_network
+from dkcam.export.network_export import describe, export_network, with_sample
 from dkcam.export.networks.network import Network
 from dkcam.export.networks.onnx_file import open_model, open_onnx
 from dkcam.export.networks.picture import PictureFlags
@@ -77,10 +77,10 @@ class NetworkSource:
 
     def layers(self, options: ExportOptions) -> list[Listed]:
         size = self.network.size
-        return list_candidates(describe(self.network.copy(), options)[0], size)
+        return list_candidates(describe(with_sample(self.network).copy(), options)[0], size)
 
     def export(self, options: ExportOptions, calibration: Calibration, check: bool, report: Report) -> Exported:
-        pictures = calibration.read(describe(self.network.copy(), options)[1], report) if calibration.path else None
+        pictures = calibration.read(describe(with_sample(self.network).copy(), options)[1], report) if calibration.path else None
         return export_network(self.network, options, original=self.original, check=check, calibration=pictures, report=report)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from dkcam.export.derivative.axes import moved
+from dkcam.export.derivative.axes import moved, removed
 from dkcam.export.derivative.cotangent import Cotangent, chosen_rows, unbroadcast
 from dkcam.export.derivative.rule import Step, rule
 from dkcam.export.writer import Writer, rank_of, shape_of
@@ -14,29 +14,44 @@ from dkcam.export.writer import Writer, rank_of, shape_of
 
 def of_left(writer: Writer, cotangent: Cotangent, y: ir.Value, a: ir.Value, b: ir.Value) -> Cotangent:
     """The cotangent of a [*, m, k] in y [*, m, n] = a b: that of y times bᵀ, summed over the batch axes that a does not have."""
-    g, d = _apart(writer, cotangent, -1)
-    rows = chosen_rows(g)
+    if shape_of(cotangent.g)[-1] == 1:  # g stays outside: a product without K
+        product = writer.swap_last(writer.sum(b, -1))
+        if _varies(cotangent.d, -1):
+            product, cotangent = writer.op("MatMul", _matrix(writer, cotangent.d), writer.swap_last(b)), Cotangent(cotangent.g)
+        return unbroadcast(writer, cotangent.times(writer, product), y, a, own=2)
+    apart = _apart(writer, cotangent, -1)
+    rows = chosen_rows(apart.g)
     if rows is not None and rank_of(b) == 2:
-        return unbroadcast(writer, Cotangent(writer.op("Gather", writer.swap_last(b), rows, axis=0), d), y, a, own=2)
-    if shape_of(g)[-1] == 1:
-        b = writer.sum(b, -1)  # the same for all n: one product with the sum
-    return unbroadcast(writer, Cotangent(writer.op("MatMul", g, writer.swap_last(b)), d), y, a, own=2)
+        product = writer.op("Gather", writer.swap_last(b), rows, axis=0)
+    else:
+        product = writer.op("MatMul", apart.g, writer.swap_last(b))
+    return unbroadcast(writer, Cotangent(product, apart.d), y, a, own=2)
 
 
 def of_right(writer: Writer, cotangent: Cotangent, y: ir.Value, a: ir.Value, b: ir.Value) -> Cotangent:
     """The cotangent of b [*, k, n] in y [*, m, n] = a b: aᵀ times that of y."""
-    g, d = _apart(writer, cotangent, -2)
-    if shape_of(g)[-2] == 1:
-        a = writer.sum(a, -2)
-    return unbroadcast(writer, Cotangent(writer.op("MatMul", writer.swap_last(a), g), d), y, b, own=2)
+    if shape_of(cotangent.g)[-2] == 1:
+        product = writer.swap_last(writer.sum(a, -2))
+        if _varies(cotangent.d, -2):
+            product, cotangent = writer.op("MatMul", writer.swap_last(a), _matrix(writer, cotangent.d)), Cotangent(cotangent.g)
+        return unbroadcast(writer, cotangent.times(writer, product), y, b, own=2)
+    apart = _apart(writer, cotangent, -2)
+    return unbroadcast(writer, Cotangent(writer.op("MatMul", writer.swap_last(a), apart.g), apart.d), y, b, own=2)
 
 
-def _apart(writer: Writer, cotangent: Cotangent, axis: int) -> tuple[ir.Value, ir.Value | None]:
-    """(g, d) where d does not vary along the axis that is summed over and may stay outside of the product; else (g · d, None)."""
-    d = cotangent.d
-    if d is None or rank_of(d) < -axis or shape_of(d)[axis] == 1:
-        return cotangent.g, d
-    return cotangent.whole(writer), None
+def _varies(d: ir.Value | None, axis: int) -> bool:
+    return d is not None and rank_of(d) >= -axis and shape_of(d)[axis] != 1
+
+
+def _matrix(writer: Writer, d: ir.Value | None) -> ir.Value:
+    """d with two axes at least."""
+    assert d is not None
+    return writer.unsqueeze(d, 0) if rank_of(d) == 1 else d
+
+
+def _apart(writer: Writer, cotangent: Cotangent, axis: int) -> Cotangent:
+    """d stays outside of the product where it does not vary along the axis that is summed over; else it goes into g."""
+    return Cotangent(cotangent.whole(writer)) if _varies(cotangent.d, axis) else cotangent
 
 
 @rule("MatMul")
@@ -55,10 +70,10 @@ def matmul(writer: Writer, step: Step, cotangents: Sequence[Cotangent | None]) -
     result = {}
     if step.active[0]:
         left = of_left(writer, cotangent, y, a, b)
-        result[0] = Cotangent(writer.squeeze(left.g, 1)) if row else left
+        result[0] = removed(writer, left, [0], 2) if row else left
     if step.active[1]:
         right = of_right(writer, cotangent, y, a, b)
-        result[1] = Cotangent(writer.squeeze(right.g, 2)) if column else right
+        result[1] = removed(writer, right, [1], 2) if column else right
     return result
 
 

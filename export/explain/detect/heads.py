@@ -46,9 +46,7 @@ class Window:
         return Window(self.top - rows[0], self.bottom + rows[1], self.left - columns[0], self.right + columns[1])
 
     def __or__(self, other: Window) -> Window:
-        return Window(
-            min(self.top, other.top), max(self.bottom, other.bottom), min(self.left, other.left), max(self.right, other.right)
-        )
+        return Window(min(self.top, other.top), max(self.bottom, other.bottom), min(self.left, other.left), max(self.right, other.right))
 
 
 @dataclass(frozen=True)

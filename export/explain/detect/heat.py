@@ -125,6 +125,3 @@ def _taps(writer: Writer, gradient: ir.Value, windows: Windows, cells: Cells, wi
         masks.append(inside(writer, cells, axis, places.reshape(shape), space_of(features)[axis]))
     both = writer.mul(*masks)  # [N, P, Q, k, l]
     return writer.op("MatMul", writer.reshape(gradient, -1, outer, p * q), writer.reshape(both, -1, p * q, count))
-
-
-

@@ -130,7 +130,9 @@ def raw(layout: Layout) -> Raw:
 
 def _untraceable(layout: Layout, why: str) -> ExportError:
     name = printable(layout.scores.value.name or "")
-    return ExportError(f"--decode {layout.name}: the raw scores behind {name} cannot be found: {why}; expected one map of raw scores a level")
+    return ExportError(
+        f"--decode {layout.name}: the raw scores behind {name} cannot be found: {why}; expected one map of raw scores a level"
+    )
 
 
 def _factors(pieces: list[Piece], shape: tuple[int, ...]) -> tuple[list[Piece], list[Piece]]:

@@ -1,7 +1,7 @@
 """Detectors: the boxes that suppression keeps, and what raises the score of each.
 
-    plan    reads the network: layout of its outputs, raw scores, heads; writes nothing
-    write   adds boxes, scores, explained and, where heads have windows, the heatmap
+plan    reads the network: layout of its outputs, raw scores, heads; writes nothing
+write   adds boxes, scores, explained and, where heads have windows, the heatmap
 """
 
 from __future__ import annotations
@@ -44,6 +44,11 @@ class DetectPlan:
     layers: tuple[Layer, ...]
     picture: tuple[int, int]
     ranks: int = RANKS
+
+    @property
+    def features(self) -> list[ir.Value]:
+        """The maps that enter the heads."""
+        return [head.features for head in self.heads]
 
     @property
     def scores(self) -> tuple[ir.Value, ...]:

@@ -26,8 +26,8 @@ from dkcam.export.writer import Writer, rank_of, shape_of
 @dataclass(frozen=True)
 class Places:
     """Raw scores by channel and cell. table int64 [A, 5]: level, row, column, channel of the first class, channel of objectness. step: by
-    level, channels from one class to the next. size: by level, (channels, rows, columns) of its raw scores, (numbers, 1, 1) where they are no map.
-    others: by level, the same of objectness.
+    level, channels from one class to the next. size: by level, (channels, rows, columns) of its raw scores, (numbers, 1, 1)
+    where they are no map. others: by level, the same of objectness.
     """
 
     table: Index
@@ -45,9 +45,7 @@ def places_of(raw: Raw) -> Places:
         mine = raw.level == number
         size, other = (_size(value) if value is not None else (1, 1, 1) for value in (level.scores, level.objectness))
         cells = size[1] * size[2]
-        apart = level.objectness is not None and (
-            other[1:] != size[1:] or (raw.objectness[mine] % cells != raw.start[mine] % cells).any()
-        )
+        apart = level.objectness is not None and (other[1:] != size[1:] or (raw.objectness[mine] % cells != raw.start[mine] % cells).any())
         if level.step % cells or apart:
             size, cells = (size[0] * cells, 1, 1), 1
             other = (other[0] * other[1] * other[2], 1, 1)
@@ -133,10 +131,10 @@ def seeds(writer: Writer, raw: Raw, places: Places, boxes: Chosen) -> list[list[
         channels.append((own, other if level.objectness is not None else None))
     weights = _shares(writer, raw, places, boxes, there, channels)
     found = []
-    for level, on, (own, other) in zip(raw.levels, there, channels, strict=True):
+    for level, on, (own, others) in zip(raw.levels, there, channels, strict=True):
         one = [Seed(level.scores, own, writer.mul(on, weights[0]))]
-        if level.objectness is not None and other is not None:
-            one.append(Seed(level.objectness, other, writer.mul(on, weights[1])))
+        if level.objectness is not None and others is not None:
+            one.append(Seed(level.objectness, others, writer.mul(on, weights[1])))
         found.append(one)
     return found
 

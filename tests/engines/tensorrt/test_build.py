@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dkcam.export.precision.own import write
 
 from dkcam.engines.onnx_file import read_spec
 from dkcam.engines.tensorrt import Library, Profile, build_plan, load_tensorrt, make_engine
@@ -39,7 +38,7 @@ def test_engines_build(kind: str) -> None:
     spec = make_spec(checkpoint, ExportOptions(size=(64, 96), **KINDS[kind]))
     low = numerics_of(checkpoint, spec, kind) if kind in ("fp16", "int8 gpu") else None
     steps: list[tuple[str, int, int]] = []
-    data = write(checkpoint, spec, low)
+    data = write_graph(checkpoint, spec, low)
     plan = build_plan(load_tensorrt(), data, "the graph", spec, Profile.of(spec), lambda *step: steps.append(step))
     assert len(plan) > 100_000
     assert steps and all(name.startswith("TensorRT: ") for name, _, _ in steps)
@@ -88,7 +87,7 @@ def test_a_build_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_a_cpu_flavoured_int8_file_is_sent_back() -> None:
     checkpoint = tiny_checkpoint()
     spec = make_spec(checkpoint, ExportOptions(size=(96, 128), precision="int8"))
-    data = write(checkpoint, spec, numerics_of(checkpoint, spec, "int8 cpu"))
+    data = write_graph(checkpoint, spec, numerics_of(checkpoint, spec, "int8 cpu"))
     with pytest.raises(EngineError, match=r"int8 file for CPUs.*--target gpu"):
         make_engine(data, "m.onnx", Path("m.engine"))
 

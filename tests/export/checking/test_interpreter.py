@@ -20,6 +20,7 @@ from dkcam.export.checking.differences import differences
 from dkcam.export.checking.gradients import gradients
 from dkcam.export.checking.interpreter import Interpreter, NotInterpreted, evaluate
 from dkcam.export.checking.operators import OPERATORS
+from tests.export.checking import cases_of_numbers, cases_of_places  # noqa: F401
 from tests.export.checking.cases import FAMILIES, Case, ints
 
 ALL = [case for name, family in FAMILIES.items() for case in family(np.random.default_rng(crc32(name.encode())))]
@@ -54,6 +55,11 @@ def test_derivatives_at_kinks() -> None:
     assert slope("TopK", [1, 2, 2], ints(1)) == [0, 1, 0]
     for kind in ("ReduceMax", "ReduceMin"):
         assert slope(kind, [2, 2]) == [0.5, 0.5]
+        case = Case(kind, (np.array([1.0, 2, 3]),))
+        seen = {"x0": np.array([2.0, 2, 2])}
+        found = gradients(case.model(), case.feed(), "x0", lambda values: values["y0"].reshape(1), reads=["y0"], seen=seen)
+        np.testing.assert_allclose(found.gradients[0], [1 / 3] * 3)
+        np.testing.assert_allclose(found.scores, [2])
     for kind in ("ReduceL1", "ReduceL2"):
         assert slope(kind, [0, 0]) == [0, 0]
     assert slope("LpPool", [[[0, 0, 3]]], kernel_shape=[2], strides=[1]) == [[[0, 0, 1]]]
@@ -255,9 +261,14 @@ REFUSALS = [
     ("runtimes differ", Case("MaxPool", (X,), {"auto_pad": "SAME_UPPER", "kernel_shape": [1, 1], "strides": [4, 4]})),
     ("mode = 'mirror'", Case("Pad", (X, ints(*[0] * 8)), {"mode": "mirror"})),
     ("mode = 'reflect' with pads", Case("Pad", (X, ints(0, 0, -1, 0, 0, 0, 0, 0)), {"mode": "reflect"})),
-    ("a step of", Case("Slice", (X, ints(-1), ints(2**31 - 1), ints(3), ints(-1)))),
+    ("mode = 'reflect' with pads \\(0, 6\\) of 6", Case("Pad", (X, ints(0, 0, 0, 0, 0, 0, 6, 0)), {"mode": "reflect"})),
+    ("mode = 'wrap' with pads \\(7, 0\\) of 6", Case("Pad", (X, ints(0, 0, 7, 0, 0, 0, 0, 0)), {"mode": "wrap"}, opset=19)),
+    ("a step of 0", Case("Slice", (X, ints(0), ints(3), ints(3), ints(0)))),
+    ("a step of -1", Case("Slice", (X, ints(-1), ints(2**31 - 1), ints(3), ints(-1)))),
     ("reduction = 'mean'", Case("ScatterElements", (X, ints(0).reshape(1, 1, 1, 1), X[:, :1, :1, :1]), {"reduction": "mean"})),
     ("an index is outside axis 1 of 4", Case("GatherND", (X, ints(0, 9)))),
+    ("an index is outside axis 1 of 4", Case("GatherND", (X, ints(0, 4)))),
+    ("an index is outside axis 1 of 4", Case("ScatterND", (X, ints(0, -5), X[0, 0]))),
     ("padding_mode = 'mirror'", Case("GridSample", (X, np.zeros((1, 2, 2, 2))), {"padding_mode": "mirror"}, opset=20)),
     ("num_outputs is 3", Case("Split", (X,), {"axis": 1, "num_outputs": 3}, outputs=2)),
     ("not all 1", Case("Squeeze", (X, ints(1)))),

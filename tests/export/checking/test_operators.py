@@ -17,6 +17,7 @@ from dkcam.export.checking.differences import differences
 from dkcam.export.checking.gradients import gradients
 from dkcam.export.checking.interpreter import Interpreter
 from dkcam.export.checking.operators import OPERATORS
+from tests.export.checking import cases_of_numbers, cases_of_places  # noqa: F401
 from tests.export.checking.cases import FAMILIES, Case
 
 SEEDS = 2

@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from dkcam.export.precision.own import write
 from onnx import numpy_helper
 from torch import Tensor, nn
 
 from dkcam.engines import open_bytes
 from dkcam.engines.engine import graph_input
 from dkcam.export.checkpoint import Checkpoint
+from dkcam.export.checkpoint_graph import write_graph
 from dkcam.export.exporter import make_spec
 from dkcam.export.options import ExportOptions
 from tests.conftest import tiny_checkpoint
@@ -84,7 +84,7 @@ def test_the_gradient_is_that_of_the_file_s_own_network(layer: str, name: str, v
     checkpoint = tiny_checkpoint(variant)
     spec = make_spec(checkpoint, ExportOptions(size=SIZE, layer=layer, outputs=("gradient", "heatmap")))
     kind, kept = FILES[name]
-    data = write(checkpoint, spec, numerics_of(checkpoint, spec, kind, kept), probes=True)
+    data = write_graph(checkpoint, spec, numerics_of(checkpoint, spec, kind, kept), probes=True)
     said = open_bytes(data, name).run(graph_input(pictures(1, seed=3)[0][None], spec.input), np.array([2]))
     expected = twin_gradient(checkpoint, data, layer, said, 2)
     assert np.abs(expected).max() > 0

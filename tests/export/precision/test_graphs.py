@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from dkcam.export.precision.own import subject_of, write
 from onnx import TensorProto
 
 from dkcam.agreement import pearson
 from dkcam.engines import open_bytes
 from dkcam.engines.engine import graph_input
 from dkcam.export.checkpoint import Checkpoint
-from dkcam.export.checkpoint_graph import write_graph
+from dkcam.export.checkpoint_graph import subject_of, write_graph
 from dkcam.export.exporter import make_spec
 from dkcam.export.options import ExportOptions
 from dkcam.export.passes.int8 import wanted
@@ -80,7 +79,7 @@ def test_every_kind_stays_near_float32(kind: str, precision: str) -> None:
     checkpoint = tiny_checkpoint()
     spec = make_spec(checkpoint, ExportOptions(size=SIZE, **KINDS[kind]))
     exact = open_bytes(write_graph(checkpoint, spec), "fp32")
-    low = open_bytes(write(checkpoint, spec, numerics_of(checkpoint, spec, precision)), precision)
+    low = open_bytes(write_graph(checkpoint, spec, numerics_of(checkpoint, spec, precision)), precision)
     mask = np.random.default_rng(1).random((3, 12, 12)) < 0.3 if spec.masks else None
     found: dict[str, list[float]] = {}
     for picture in pictures(3, seed=9):
@@ -108,7 +107,7 @@ def test_the_gradient_belongs_to_the_low_precision_network(layer: str) -> None:
     spec = make_spec(checkpoint, ExportOptions(size=SIZE, layer=layer, outputs=("gradient",)))
     kept = numerics_of(checkpoint, spec, "int8 gpu", everything)
     image = graph_input(pictures(1)[0][None], spec.input)
-    merged = open_bytes(write(checkpoint, spec, kept), "merged").run(image, np.array([2]))["gradient"]
+    merged = open_bytes(write_graph(checkpoint, spec, kept), "merged").run(image, np.array([2]))["gradient"]
     plain = open_bytes(write_graph(checkpoint, spec), "plain").run(image, np.array([2]))["gradient"]
     assert float(np.abs(merged - plain).max()) <= 1e-3 * float(np.abs(plain).max())
 
@@ -117,7 +116,7 @@ def test_the_two_int8_flavours_keep_their_rules() -> None:
     checkpoint = tiny_checkpoint()
     spec = make_spec(checkpoint, ExportOptions(size=SIZE))
     for target, kind, largest in (("cpu", TensorProto.UINT8, 63), ("gpu", TensorProto.INT8, 127)):
-        model = onnx.load_from_string(write(checkpoint, spec, numerics_of(checkpoint, spec, f"int8 {target}")))
+        model = onnx.load_from_string(write_graph(checkpoint, spec, numerics_of(checkpoint, spec, f"int8 {target}")))
         weights = {tensor.name: tensor for tensor in model.graph.initializer}
         zeros = [weights[node.input[2]] for node in model.graph.node if node.op_type == "QuantizeLinear"]
         assert len(zeros) >= 49 and {zero.data_type for zero in zeros} == {kind}
@@ -131,7 +130,7 @@ def test_kept_layers_are_float32_in_the_file() -> None:
     checkpoint = tiny_checkpoint()
     spec = make_spec(checkpoint, ExportOptions(size=SIZE))
     numerics = numerics_of(checkpoint, spec, "int8 cpu", frozenset({"conv1", "layer2.0.conv2"}))
-    model = onnx.load_from_string(write(checkpoint, spec, numerics))
+    model = onnx.load_from_string(write_graph(checkpoint, spec, numerics))
     names = {tensor.name for tensor in model.graph.initializer}
     assert {"conv1.weight", "layer2.0.conv2.weight"} <= names and "layer2.0.conv2.weight.whole" not in names
     assert sum(name.endswith("weight.whole") for name in names) == 51
@@ -141,4 +140,4 @@ def test_the_same_bytes_every_time() -> None:
     checkpoint = tiny_checkpoint()
     spec = make_spec(checkpoint, ExportOptions(size=SIZE, layer="layer3"))
     for numerics in (Half(), numerics_of(checkpoint, spec, "int8 cpu")):
-        assert write(checkpoint, spec, numerics) == write(checkpoint, spec, numerics)
+        assert write_graph(checkpoint, spec, numerics) == write_graph(checkpoint, spec, numerics)

@@ -10,7 +10,7 @@ import pytest
 
 from dkcam.export.derivative.cotangent import Cotangent, chosen_rows, full
 from dkcam.export.derivative.sweep import sweep
-from dkcam.export.writer import Writer
+from dkcam.export.writer import Writer, shape_of
 from tests.export.derivative.harness import EXACT, ROUNDED, Operator, check, refused, runtime
 from tests.export.derivative.rules.draws import Draws
 
@@ -41,6 +41,18 @@ def test_matmul_of_free_sizes() -> None:
     check(Operator("MatMul", pair, active=[0, 1], free={0: {0: "batch", 2: "H*W"}, 1: {0: "batch", 3: "H*W"}}))
     shared = [draws.normal([1, 7, 4]), draws.normal([2, 4, 3])]  # summed over a free batch
     check(Operator("MatMul", shared, active=[0, 1], free={1: {0: "batch"}}))
+
+
+def test_what_does_not_vary_along_a_sum_stays_outside_of_it() -> None:
+    """g even along the columns of y = a b: all that is multiplied is free of K; and so for the rows and b."""
+    draws = Draws(2)
+    pair = [draws.normal([2, 3, 4]), draws.normal([2, 4, 5])]
+    for random in range(4):
+        run = check(Operator("MatMul", pair, active=[0, 1]), seeds=["even", "lazy pair"], random=random)
+        left, right = (run.cotangents["even"][name] for name in ("x0", "x1"))
+        assert shape_of(left.g) == ["K", 2, 3, 1]
+        assert left.d is not None and shape_of(left.d) == [2, 1, 4]
+        assert right.d is None
 
 
 @pytest.mark.parametrize("number", range(16))
