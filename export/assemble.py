@@ -95,6 +95,7 @@ def _together(writer: Writer, maps: Sequence[Maps]) -> ir.Value:
         if size != sizes[finest]:
             target = writer.join(writer.dims(scaled, 0, 2), writer.dims(maps[finest].heatmap, 2, 4))
             scaled = writer.op("Resize", scaled, None, None, target, mode="linear")
+            scaled.shape = maps[finest].heatmap.shape  # a target read while the graph runs leaves inference without one
         total = scaled if total is None else writer.add(total, scaled)
     assert total is not None
     return writer.mul(total, writer.number(1 / len(maps)))

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dkcam.export.checking.graph_reference import EPSILON, positions
+from dkcam.export.checking.graph_reference import EPSILON, positions, together
 from dkcam.export.checking.interpreter import Interpreter
 from dkcam.export.explain.detect.layout import Columns
 from dkcam.export.explain.detect.plan import MOST, DetectPlan
@@ -38,7 +38,7 @@ class Detection:
 @dataclass
 class DetectReference:
     """One detector. model: with its input ``image`` in place and nothing explained. layers: where the heat is taken, by default the maps
-    that the heads read. See ``GraphReference``.
+    that the heads read; other maps are brought together as any network's. See ``GraphReference``.
     """
 
     model: ir.Model
@@ -83,10 +83,10 @@ class DetectReference:
             if one is not None:
                 again = self.detection(found, at, one.anchor, one.label)
                 boxes[at, k], scores[at, k], explained[at, k] = np.clip(again.box, 0, 1), again.score, one.label
-        maps = [[self._map(found, at, one) for one in chosen[at]] for at in range(len(image))]
-        heat = torch.stack([torch.stack([one[0] for one in row]) for row in maps])
+        maps = [[self._maps(found, at, one) for one in chosen[at]] for at in range(len(image))]
+        layers = [torch.stack([torch.stack([one[0][i] for one in row]) for row in maps]) for i in range(len(self.layers))]
         sizes = torch.stack([torch.stack([one[1] for one in row]) for row in maps])
-        values = {"boxes": boxes, "scores": scores, "explained": explained, "heatmap": heat.numpy()}
+        values = {"boxes": boxes, "scores": scores, "explained": explained, "heatmap": self._together(layers).numpy()}
         return Answer(values, {"heatmap": sizes.numpy()})
 
     def chosen(self, found: Mapping[str, Tensor], at: int, classes: NDArray[np.int64]) -> list[Detection | None]:
@@ -154,26 +154,29 @@ class DetectReference:
         box = np.array([a, b, c, d] if layout.form == "xyxy" else [a - c / 2, b - d / 2, a + c / 2, b + d / 2])
         return box / [width, height, width, height] if layout.unit == "pixels" else box
 
-    def _map(self, found: Mapping[str, Tensor], at: int, one: Detection | None) -> tuple[Tensor, Tensor]:
-        """(heat [h, w] on the finest grid, the largest Σ|terms|)."""
-        sizes = [tuple(int(d) for d in layer.size) for layer in self.layers]
-        finest = max(sizes, key=lambda size: size[0] * size[1])
-        total, largest = torch.zeros(finest, dtype=self.dtype), torch.zeros((), dtype=self.dtype)
+    def _maps(self, found: Mapping[str, Tensor], at: int, one: Detection | None) -> tuple[list[Tensor], Tensor]:
+        """(heat [h, w] of each layer, the largest Σ|terms|)."""
+        largest = torch.zeros((), dtype=self.dtype)
+        maps = [torch.zeros([int(d) for d in layer.size], dtype=self.dtype) for layer in self.layers]
         if one is None:
-            return total, largest
+            return maps, largest
         leaves = [found[layer.name] for layer in self.layers]
         gradients = torch.autograd.grad(self._logit(found, at, one), leaves, retain_graph=True, allow_unused=True)
-        for layer, leaf, gradient in zip(self.layers, leaves, gradients, strict=True):
-            if gradient is None:
-                continue
-            features, g = (positions(value[at : at + 1].detach(), layer) for value in (leaf, gradient))
-            each = terms(self.method, features, g)
-            heat = each.sum(1, keepdim=True).relu()
-            if tuple(heat.shape[2:]) != finest:
-                heat = torch.nn.functional.interpolate(heat, size=finest, mode="bilinear", align_corners=False)
-            total = total + heat[0, 0]
-            largest = torch.maximum(largest, each.abs().sum(1).max())
-        return total, largest
+        for index, (layer, leaf, gradient) in enumerate(zip(self.layers, leaves, gradients, strict=True)):
+            if gradient is not None:
+                features, g = (positions(value[at : at + 1].detach(), layer) for value in (leaf, gradient))
+                each = terms(self.method, features, g)
+                maps[index] = each.sum(1).relu()[0]
+                largest = torch.maximum(largest, each.abs().sum(1).max())
+        return maps, largest
+
+    def _together(self, maps: list[Tensor]) -> Tensor:
+        """[B, K, h, w] of each layer on the finest grid: levels' maps, of which one is not zero, as they are."""
+        if len(maps) == 1 or [layer.value for layer in self.layers] != self.plan.features:
+            return maps[0] if len(maps) == 1 else together(maps)
+        finest = tuple(max((one.shape[2:] for one in maps), key=lambda size: size[0] * size[1]))
+        spread = [torch.nn.functional.interpolate(one, size=finest, mode="bilinear", align_corners=False) for one in maps]
+        return torch.stack(spread).sum(0)
 
     def _logit(self, found: Mapping[str, Tensor], at: int, one: Detection) -> Tensor:
         """What the gradient is of: the class's logit, or of objectness times class the logit of their product."""

@@ -73,7 +73,7 @@ class GraphReference:
             values |= parts[0][0]
             magnitudes |= parts[0][1]
         else:
-            values["heatmap"], magnitudes["heatmap"] = _together([part[0]["heatmap"] for part in parts]), torch.ones(chosen.shape)
+            values["heatmap"], magnitudes["heatmap"] = together([part[0]["heatmap"] for part in parts]), torch.ones(chosen.shape)
         values["explained"] = own
         return Answer(
             {name: value.detach().numpy() for name, value in values.items()},
@@ -131,7 +131,7 @@ def positions(value: Tensor, layer: Layer) -> Tensor:
     return value.movedim((layer.channel, *layer.space), (1, 2, 3))
 
 
-def _together(maps: Sequence[Tensor]) -> Tensor:
+def together(maps: Sequence[Tensor]) -> Tensor:
     """Maps [B, K, h, w] of several layers, each over its own largest value, on the finest grid: their mean."""
     finest = max((one.shape[2:] for one in maps), key=lambda size: size[0])
     total = torch.zeros(*maps[0].shape[:2], *finest, dtype=maps[0].dtype)

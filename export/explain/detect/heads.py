@@ -15,6 +15,7 @@ from dkcam.export.derivative.rule import Step, UnsupportedOperator
 from dkcam.export.derivative.space import windows_of
 from dkcam.export.derivative.sweep import CONSTANT, activated, ancestors
 from dkcam.export.explain.detect.trace import per_picture
+from dkcam.export.explain.layers import Layer, Layers
 from dkcam.export.writer import UnknownShape, Writer, array_of, rank_of, shape_of
 
 POINTWISE = frozenset(
@@ -77,6 +78,20 @@ def head_of(graph: ir.Graph, scores: Sequence[ir.Value], shared: bool) -> Head |
     inside.discard(features.producer())
     nodes = tuple(node for node in order if node in inside and any(output in active for output in node.outputs))
     return Head(features, tuple(scores), nodes, _windows(graph, nodes, features, scores, active))
+
+
+def last_maps(graph: ir.Graph, picture: tuple[int, int], scores: Sequence[ir.Value]) -> tuple[Layer, ...]:
+    """The maps [B, C, h, w] of a picture that no other such map is made of: what a transformer's decoder reads, one for each level."""
+    image = graph.inputs[0]
+    found = [layer for layer in Layers(graph, image, picture, scores).maps() if layer.grid is None and layer.channel == 1]
+    found = [layer for layer in found if shape_of(layer.value)[0] == shape_of(image)[0]]
+    behind: set[ir.Node] = set()
+    kept = []
+    for layer in reversed(found):
+        if layer.value.producer() not in behind:
+            kept.append(layer)
+            behind |= ancestors([layer.value])
+    return tuple(reversed(kept))
 
 
 def _features(order: Mapping[ir.Node, int], scores: Sequence[ir.Value], shared: bool) -> ir.Value | None:

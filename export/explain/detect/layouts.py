@@ -3,8 +3,8 @@
     yolov5    [B, A, 5+n]  centre and size in pixels, objectness, classes; v7 and v3 as well
     yolov8    [B, 4+n, A]  centre and size in pixels, classes; v9, v11, v12, v5u as well; masks or key points may follow
     yolox     [B, A, 5+n]  one box a cell, decoded or in cells
-    yolov10   [B, N, 6]    corners in pixels, score, class: chosen by the network (end to end)
-    rtdetr    [B, Q, 4+n] or [B, Q, n] and [B, Q, 4]  centre and size in 0..1, Sigmoid
+    yolov10   [B, N, 6]    corners in pixels, score, class: chosen by the network (end to end); yolo26 as well
+    rtdetr    [B, Q, 4+n], [B, Q, n] and [B, Q, 4], or [B, N, 6] chosen by the network  centre and size in 0..1, Sigmoid
     detr      [B, Q, n+1] and [B, Q, 4]  centre and size in 0..1, Softmax with "nothing" last
     ssd       [B, A, n] or [B, A, n+1] and [B, A, 4]  corners in 0..1; ssd-pixels: in pixels
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from dkcam.errors import ExportError
 from dkcam.export.explain.detect.layout import Columns, Layout
-from dkcam.export.explain.detect.selected import unselected
+from dkcam.export.explain.detect.selected import unflattened, unselected
 from dkcam.export.explain.detect.trace import per_picture, trace
 from dkcam.export.writer import FLOATS
 from dkcam.printable import printable
@@ -119,7 +119,8 @@ def _tables(facts: Facts) -> list[Table]:
         for piece in first:
             for order in piece.order:
                 squash[order], source[order] = piece.squash, piece.value
-        shapes = [per_picture(piece.value) or () for piece in trace(output, columns.elements()[:, -1])]
+        last = max((number for number, one in enumerate(squash) if one), default=columns.count - 1)
+        shapes = [per_picture(piece.value) or () for piece in trace(output, columns.elements()[:, last])]
         cells = sum(shape[1] * shape[2] for shape in shapes if len(shape) == 3)
         found.append(Table(columns, squash, source, cells if all(len(shape) == 3 for shape in shapes) else 0))
     return found
@@ -128,14 +129,18 @@ def _tables(facts: Facts) -> list[Table]:
 def _classes(table: Table, start: int, facts: Facts) -> int:
     """How many classes follow from a column on; 0 where that fits nothing known."""
     rest = table.columns.count - start
-    if facts.labels:
-        more = rest - facts.labels
-        # masks' coefficients or key points follow, squashed otherwise
-        return facts.labels if more == 0 or (more > 0 and table.squash[start + facts.labels] != table.squash[start]) else 0
-    run = start
-    while run < table.columns.count and table.squash[run] == table.squash[start] and table.source[run] is table.source[start]:
-        run += 1
-    return run - start
+    count = facts.labels
+    if not count:
+        run = start
+        while run < table.columns.count and table.squash[run] == table.squash[start] and table.source[run] is table.source[start]:
+            run += 1
+        count = run - start
+    if count > rest or len(set(table.squash[start : start + count])) > 1:
+        return 0
+    if count == rest:
+        return count
+    # masks' coefficients or key points follow, squashed otherwise; one column would be the angle of boxes that are not upright
+    return count if rest - count > 1 and table.squash[start + count] != table.squash[start] else 0
 
 
 def _objectness(table: Table, facts: Facts) -> bool | None:
@@ -198,21 +203,29 @@ def yolox(facts: Facts) -> Layout | None:
     return Layout("yolox", classes, table.part(0, 4), table.part(4, 1), unit=unit, squash=_left(table, 5), iou=0.65)
 
 
-def yolov10(facts: Facts) -> Layout | None:
+def _selected(facts: Facts) -> tuple[Columns, Columns, bool] | None:
+    """(scores, boxes, whether those come out of a Sigmoid) behind a table [B, N, 6 or more] that the network has chosen itself."""
     for output in facts.outputs:
         shape = per_picture(output)
-        if output.dtype not in FLOATS or shape is None or len(shape) != 2 or shape[1] != 6 or shape[0] > MOST_SELECTED:
+        if output.dtype not in FLOATS or shape is None or len(shape) != 2 or shape[1] < 6 or shape[0] > MOST_SELECTED:
             continue
-        columns = Columns(output, 2, 0, 6)
-        scores = unselected(output, columns.elements()[:1, 4])
-        boxes = unselected(output, columns.elements()[:1, 0])
-        if scores is None or boxes is None:
-            continue
-        many, inner = per_picture(scores) or (), per_picture(boxes) or ()
-        if len(many) == 2 and inner == (many[0], 4):
-            table = Columns(scores, 2, 0, many[1])
-            return Layout("yolov10", table, Columns(boxes, 2, 0, 4), form="xyxy", suppress=False, paired=True)
+        table = Columns(output, 2, 0, 6)
+        scores = unselected(output, table.elements()[:1, 4])
+        boxes = unselected(output, table.elements()[:1, 0])
+        if scores is not None:
+            scores = unflattened(scores)
+        many, inner = (None if value is None else per_picture(value) for value in (scores, boxes))
+        if scores is not None and boxes is not None and many is not None and len(many) == 2 and inner == (many[0], 4):
+            squash = {piece.squash for piece in trace(boxes, np.arange(4))}
+            return Columns(scores, 2, 0, many[1]), Columns(boxes, 2, 0, 4), squash == {"Sigmoid"}
     return None
+
+
+def yolov10(facts: Facts) -> Layout | None:
+    found = _selected(facts)
+    if found is None or found[2]:
+        return None
+    return Layout("yolov10", found[0], found[1], form="xyxy", suppress=False, paired=True)
 
 
 # scores and boxes apart
@@ -268,6 +281,9 @@ def detr(facts: Facts) -> Layout | None:
 
 
 def rtdetr(facts: Facts) -> Layout | None:
+    chosen = _selected(facts)
+    if chosen is not None and chosen[2]:
+        return Layout("rtdetr", chosen[0], chosen[1], unit="picture", suppress=False, paired=True)
     table = next((table for table in _tables(facts) if table.squash[0] == "Sigmoid" and table.columns.axis == 2), None)
     if table is not None:
         classes = table.part(4, _classes(table, 4, facts))
@@ -323,7 +339,7 @@ EXPECTED = {
     "yolox": "one table [B, A, 5+n] with one box a cell: x, y, w, h, objectness, n classes",
     "yolov10": "one table [B, N, 6]: x1, y1, x2, y2, score, class, chosen by TopK",
     "detr": "logits [B, Q, n+1] and boxes [B, Q, 4] that come out of a Sigmoid",
-    "rtdetr": "scores [B, Q, n] and boxes [B, Q, 4] that come out of a Sigmoid, or both as [B, Q, 4+n]",
+    "rtdetr": "scores [B, Q, n] and boxes [B, Q, 4] that come out of a Sigmoid, both as [B, Q, 4+n], or [B, N, 6] of them",
     "ssd": "scores [B, A, n] and decoded boxes [B, A, 4]: x1, y1, x2, y2 in 0..1 of the picture",
     "ssd-pixels": "scores [B, A, n] and decoded boxes [B, A, 4]: x1, y1, x2, y2 in pixels",
 }

@@ -18,7 +18,7 @@ from dkcam.export.derivative.cotangent import Cotangent
 from dkcam.export.derivative.sweep import sweep
 from dkcam.export.explain import cam
 from dkcam.export.explain.detect import boxes, layouts, select
-from dkcam.export.explain.detect.heads import Head, head_of
+from dkcam.export.explain.detect.heads import Head, head_of, last_maps
 from dkcam.export.explain.detect.heat import heat
 from dkcam.export.explain.detect.layout import Layout, Raw, raw
 from dkcam.export.explain.detect.seeds import Chosen, Places, Seed, by_channel, cells_of, chosen, places_of, seeds, whole
@@ -33,24 +33,21 @@ RANKS = 10  # boxes that −1, −2, … can ask for
 @dataclass(frozen=True)
 class DetectPlan:
     """layout: what the outputs mean. raw, places: where raw scores are. heads: of each level, or none at all where one is not found.
-    picture: (height, width) of the network's input. ranks: how many boxes can be asked for by rank.
+    layers: where the heat is taken: the map that enters each level's head, or without heads the last maps there are. picture: (height,
+    width) of the network's input. ranks: how many boxes can be asked for by rank.
     """
 
     layout: Layout
     raw: Raw
     places: Places
     heads: tuple[Head, ...]
+    layers: tuple[Layer, ...]
     picture: tuple[int, int]
     ranks: int = RANKS
 
     @property
-    def layers(self) -> tuple[Layer, ...]:
-        """Where the heat is taken: the map that enters each level's head; () where there is none, and one of the network's is needed."""
-        return tuple(Layer(head.features, (2, 3), 1) for head in self.heads)
-
-    @property
     def features(self) -> list[ir.Value]:
-        """The values of ``layers``."""
+        """The maps that enter the heads."""
         return [head.features for head in self.heads]
 
     @property
@@ -89,7 +86,11 @@ def plan(
     places = places_of(found)
     heads = [_head(model.graph, found, number) for number in range(len(found.levels))]
     known = tuple(head for head in heads if head is not None)
-    return DetectPlan(layout, found, places, known if len(known) == len(heads) else (), (height, width), min(ranks, _most(layout)))
+    if len(known) == len(heads):
+        layers = tuple(Layer(head.features, (2, 3), 1) for head in known)
+    else:
+        known, layers = (), last_maps(model.graph, (height, width), [level.scores for level in found.levels])
+    return DetectPlan(layout, found, places, known, layers, (height, width), min(ranks, _most(layout)))
 
 
 def _most(layout: Layout) -> int:
@@ -112,8 +113,8 @@ def _shared(found: Raw, number: int) -> bool:
 def write(writer: Writer, plan: DetectPlan, classes: ir.Value, method: str = "gradcam", windows: bool = True) -> Explained:
     """boxes float32 [B, K, 4], scores float32 [B, K] and explained int64 [B, K] for ``classes`` int64 [K] or [B, K].
 
-    windows: take the heat at ``plan.layers``, box by box; heatmap float32 [B, K, h, w] is then among the outputs, on the finest level's
-    grid. Without, and where the plan has no layers, the seeds of a sweep of whole maps are given, for any layer.
+    windows: take the heat where the heads begin, box by box; heatmap float32 [B, K, h, w] is then among the outputs, on the finest
+    level's grid. Without, and where the plan has no heads, the seeds of a sweep of whole maps are given, for any layer.
     A rank or a class without a box has score 0, a box of zeros, −1 or the class asked for, and no heat.
     """
     layout = plan.layout
@@ -132,7 +133,7 @@ def write(writer: Writer, plan: DetectPlan, classes: ir.Value, method: str = "gr
         "scores": picked.score,
         "explained": select.explained(writer, found, picked, classes),
     }
-    label = writer.sub(select.take(writer, found.label, 1, picked.number), writer.ints(layout.first))
+    label = select.shifted(writer, select.take(writer, found.label, 1, picked.number), -layout.first)
     anchor = select.take(writer, found.anchor, 1, picked.number)
     places = chosen(writer, plan.places, anchor, label, there)
     by_level = seeds(writer, plan.raw, plan.places, places)

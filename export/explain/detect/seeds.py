@@ -88,18 +88,20 @@ def chosen(writer: Writer, places: Places, anchor: ir.Value, label: ir.Value, th
     table = writer.constant(places.table.astype(np.int32))
     rows = writer.op("Cast", writer.op("Gather", table, writer.reshape(anchor, -1), axis=0), to=int(ir.DataType.INT64))
     level, row, columns, channel, other = (writer.squeeze(one, 1) for one in writer.ops("Split", rows, outputs=5, axis=1, num_outputs=5))
-    picture = None
-    batch = shape_of(anchor)[0]
-    if batch != 1:
-        counted = (
-            writer.constant(np.arange(batch), np.int64)
-            if isinstance(batch, int)
-            else writer.op(
-                "Range", writer.constant(0, np.int64), writer.squeeze(writer.dims(anchor, 0, 1), 0), writer.constant(1, np.int64)
-            )
-        )
-        picture = writer.reshape(writer.expand(writer.unsqueeze(counted, 1), writer.dims(anchor)), -1)
+    picture = None if shape_of(anchor)[0] == 1 else _pictures(writer, anchor)
     return Chosen(level, row, columns, picture, channel, other, writer.reshape(label, -1), writer.reshape(there, -1), anchor)
+
+
+def _pictures(writer: Writer, boxes: ir.Value) -> ir.Value:
+    """Of boxes [B, K] the number of each one's picture, int64 [B · K]."""
+    batch = shape_of(boxes)[0]
+    if isinstance(batch, int):
+        counted = writer.constant(np.arange(batch), np.int64)
+    else:
+        last = writer.squeeze(writer.dims(boxes, 0, 1), 0)
+        counted = writer.op("Range", writer.constant(0, np.int64), last, writer.constant(1, np.int64))
+        counted.shape = ir.Shape([batch])
+    return writer.reshape(writer.expand(writer.unsqueeze(counted, 1), writer.dims(boxes)), -1)
 
 
 def cells_of(writer: Writer, boxes: Chosen, size: tuple[int, int]) -> Cells:
@@ -123,7 +125,7 @@ def seeds(writer: Writer, raw: Raw, places: Places, boxes: Chosen) -> list[list[
     for number, level in enumerate(raw.levels):
         here = writer.op("Cast", writer.op("Equal", boxes.level, writer.ints(number)), to=int(ir.DataType.FLOAT))
         there.append(writer.mul(here, boxes.there))
-        step = writer.op("Mul", boxes.label, writer.ints(places.step[number]))
+        step = writer.mul(boxes.label, writer.ints(places.step[number]))
         own = writer.op("Min", writer.add(boxes.channel, step), writer.ints(places.size[number][0] - 1))
         other = writer.op("Min", boxes.other, writer.ints(places.others[number][0] - 1))
         channels.append((own, other if level.objectness is not None else None))

@@ -63,7 +63,7 @@ def probabilities(writer: Writer, layout: Layout) -> ir.Value:
 
 def candidates(writer: Writer, layout: Layout, most: int) -> Candidates:
     """At most ``most`` boxes by their best class's score; ties go to the lower number."""
-    axis, anchors, count, first = layout.scores.axis, layout.scores.anchors, layout.classes.count, writer.ints(layout.first)
+    axis, anchors, count = layout.scores.axis, layout.scores.anchors, layout.classes.count
     scores = probabilities(writer, layout)
     by_row = axis == 2 or layout.paired
     if by_row:  # a box's scores lie side by side: the best class of candidates alone
@@ -78,10 +78,10 @@ def candidates(writer: Writer, layout: Layout, most: int) -> Candidates:
         best = writer.mul(best, own)
     score, anchor = writer.ops("TopK", best, writer.ints(min(most, anchors)), outputs=2, axis=1)
     if label is not None:
-        return Candidates(score, anchor, writer.add(take(writer, writer.squeeze(label, 1), 1, anchor), first))
+        return Candidates(score, anchor, shifted(writer, take(writer, writer.squeeze(label, 1), 1, anchor), layout.first))
     rows = take(writer, scores, 3 - axis, anchor)  # [B, M, n] or [B, n, M]
     if not layout.paired:
-        return Candidates(score, anchor, writer.add(writer.op("ArgMax", rows, axis=2, keepdims=0), first))
+        return Candidates(score, anchor, shifted(writer, writer.op("ArgMax", rows, axis=2, keepdims=0), layout.first))
     rows = writer.transpose(rows, 0, 2, 1) if axis == 1 else rows
     if own is not None:
         rows = writer.mul(rows, writer.unsqueeze(take(writer, own, 1, anchor), 2))
@@ -89,7 +89,12 @@ def candidates(writer: Writer, layout: Layout, most: int) -> Candidates:
     score, index = writer.ops("TopK", writer.reshape(rows, writer.dims(rows, 0, 1), -1), writer.ints(pairs), outputs=2, axis=1)
     row = writer.op("Div", index, writer.ints(count))
     label = writer.op("Mod", index, writer.ints(count))
-    return Candidates(score, take(writer, anchor, 1, row), writer.add(label, first))
+    return Candidates(score, take(writer, anchor, 1, row), shifted(writer, label, layout.first))
+
+
+def shifted(writer: Writer, label: ir.Value, by: int) -> ir.Value:
+    """Labels counted from another number."""
+    return writer.add(label, writer.ints(by)) if by else label
 
 
 def certain(writer: Writer, found: Candidates, corners: ir.Value, conf: float) -> ir.Value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from dkcam.export.explain.detect.trace import Index, trace
+from dkcam.export.explain.detect.trace import Index, per_picture, trace
 
 CHOOSES = frozenset({"GatherElements", "GatherND", "Gather", "TopK"})
 PASSES = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand"})
@@ -21,3 +21,12 @@ def unselected(value: ir.Value, index: Index) -> ir.Value | None:
             break
         at = node.inputs[0]
     return found
+
+
+def unflattened(value: ir.Value) -> ir.Value:
+    """The table [B, A, n] that scores [B, A · n] were laid out from, if they were."""
+    node, shape = value.producer(), per_picture(value)
+    if node is None or node.op_type not in ("Flatten", "Reshape") or node.inputs[0] is None or shape is None or len(shape) != 1:
+        return value
+    before = per_picture(node.inputs[0])
+    return node.inputs[0] if before is not None and len(before) == 2 and before[0] * before[1] == shape[0] else value

@@ -126,6 +126,8 @@ def _transpose(node: ir.Node, value: ir.Value, index: Index) -> Found | None:
 def _concat(node: ir.Node, value: ir.Value, index: Index) -> Found | None:
     shape = per_picture(value) or ()
     axis = _axis(node, len(shape) + 1, 0)
+    if len(node.inputs) == 1:
+        return _same(node, value, index)
     if axis == 0:
         return None
     places = list(np.unravel_index(index, shape))
