@@ -13,6 +13,7 @@ from dkcam.export.precision.fidelity import Fidelity, compare, doubt, truths
 from dkcam.export.precision.judges import JUDGES
 from dkcam.export.precision.judges.dense import classes_of_pixels
 from dkcam.export.precision.judges.detect import iou
+from dkcam.export.precision.judges.judge import heat
 from tests.specs import model_spec
 
 Answer = Mapping[str, np.ndarray]
@@ -91,6 +92,19 @@ def test_boxes_stay_in_any_order() -> None:
 def test_lost_and_new_boxes_count(now: Answer, share: float) -> None:
     found = judged("detect", [boxes((LEFT, 0.9, 1), (RIGHT, 0.8, 1))], [now])
     assert found.means["agreement"].value == pytest.approx(share)
+
+
+def test_one_box_stands_for_one_alone() -> None:
+    found = judged("detect", [boxes((LEFT, 0.9, 1), (SHIFTED, 0.8, 1))], [boxes((LEFT, 0.9, 1))])
+    assert found.means["agreement"].value == pytest.approx(1 / 2)
+
+
+def test_peaks_of_large_maps_are_measured_on_seven_cells() -> None:
+    small, large = np.zeros((2, 6)), np.zeros((14, 28))
+    for one in (small, large):
+        one[0, 1] = 1
+    assert heat(small, np.roll(small, 2, axis=1))["peak_shift"] == [2]
+    assert heat(large, np.roll(large, 2, axis=1))["peak_shift"] == [0.5]
 
 
 def test_a_detector_s_maps_belong_to_their_boxes() -> None:
