@@ -24,7 +24,7 @@ from dkcam.export.networks.refuse import first_line, refusal, shown
 Shape = tuple["int | None", ...]
 
 DATA = 1024  # values: longer constants say nothing about shapes
-LARGEST = 1 << 29  # values of one activation
+LARGEST = 1 << 29  # values of one activation at the smallest of the sizes
 MOST_AXES = 16
 SIZES = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}  # which input has a number for each axis
 
@@ -74,6 +74,8 @@ class Inference:
         self._opset = self.model.opset_imports.get("", 1)
         self._budget = Budget()
         self._names = names_of(graph)
+        values = [math.prod(size) for size in self.sizes]
+        self._most = [LARGEST * count // min(values) for count in values]
         self._types: dict[tuple[int, Shape | None], onnx.TypeProto] = {}
         assert self.image.dtype is not None
         self.facts[self.image] = Fact(self.image.dtype, tuple(self.sizes))
@@ -144,7 +146,7 @@ class Inference:
                 continue
             types = {n: self._type(fact, at) for n, fact in zip(names, inputs, strict=True) if fact is not None}
             data = {n: numpy_helper.from_array(a) for n, fact in zip(names, inputs, strict=True) if (a := _data(fact, at)) is not None}
-            found.append(self._outputs(node, schema, proto, types, data))
+            found.append(self._outputs(node, schema, proto, types, data, self._most[at]))
             self._check_sizes(node, [None if fact is None else fact.shapes[at] for fact in inputs], found[-1])
         return {i: Fact(dtype, tuple(one[i][1] for one in found)) for i, (dtype, _) in found[0].items()}
 
@@ -155,6 +157,7 @@ class Inference:
         proto: onnx.NodeProto,
         types: dict[str, onnx.TypeProto],
         data: dict[str, onnx.TensorProto],
+        most: int,
     ) -> dict[int, tuple[ir.DataType, Shape | None]]:
         try:
             inferred = onnx.shape_inference.infer_node_outputs(
@@ -175,7 +178,7 @@ class Inference:
                 raise self._refused(node, "gives text, expected numbers")
             shape = _shape(kind.tensor_type)
             if shape is not None:
-                self._check(node, shape)
+                self._check(node, shape, most)
             found[index] = (ir.DataType(kind.tensor_type.elem_type), shape)
         return found
 
@@ -186,11 +189,11 @@ class Inference:
             found = self._types[key] = helper.make_tensor_type_proto(*key)
         return found
 
-    def _check(self, node: ir.Node, shape: Shape) -> None:
+    def _check(self, node: ir.Node, shape: Shape, most: int) -> None:
         known = [d for d in shape if d is not None]
         if len(shape) > MOST_AXES:
             raise self._refused(node, f"gives {len(shape)} axes, expected {MOST_AXES} at most")
-        if any(d < 0 for d in known) or math.prod(known) > LARGEST:
+        if any(d < 0 for d in known) or math.prod(known) > most:
             raise self._refused(node, f"gives {list(shape)}, expected {LARGEST} values at most")
 
     def _check_sizes(self, node: ir.Node, inputs: Sequence[Shape | None], outputs: Mapping[int, tuple[ir.DataType, Shape | None]]) -> None:
