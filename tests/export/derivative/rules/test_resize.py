@@ -125,6 +125,15 @@ def test_what_torch_writes(kind: str, sizes: tuple[int, int], corners: bool) -> 
     check(one, lambda x, *_: F.interpolate(x, size=sizes, mode=kind, align_corners=corners), exact=ROUNDED)
 
 
+@pytest.mark.parametrize("kind", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_a_region_that_is_cut_out(size: int, kind: str) -> None:
+    x = np.random.default_rng(0).standard_normal((1, 2, 5, 4))
+    for region in ([0.2, 0.3, 0.7, 0.9], [-0.1, 0.4, 0.8, 1.3]):
+        one = operator(x, sizes=[size, 3], axes=[2, 3], region=region, mode=kind, coordinate_transformation_mode="tf_crop_and_resize")
+        check(one, seeds=["full", "even"], exact=ROUNDED)
+
+
 def test_an_even_gradient_stays_even() -> None:
     """Whatever the weights are: they say how much each element is used."""
     x = np.random.default_rng(0).standard_normal((2, 3, 4, 5))
@@ -215,6 +224,7 @@ def test_space_to_depth(free: bool) -> None:
         ({"scales": [1, 1, 2, 2], "mode": "linear", "free": {2: "H"}}, "free: its weights depend on that; fix the size"),
         ({"scales": [1, 1, 1.5, 2], "free": {2: "H"}}, "fix the size"),
         ({"sizes": [1, 2, 8, 8], "free": {3: "W"}}, "fix the size"),
+        ({"sizes": [7, 8], "axes": [2, 3], "keep_aspect_ratio_policy": "not_larger", "free": {3: "W"}}, "keep_aspect_ratio_policy .* fix"),
         ({"sizes": [1, 2, 7, 7], "coordinate_transformation_mode": "half_pixel_symmetric"}, "runtimes round"),
         (
             {"sizes": [1, 2, 4, 4], "region": [0, 0, 0.1, 0, 1, 1, 0.9, 1], "coordinate_transformation_mode": "tf_crop_and_resize"},
