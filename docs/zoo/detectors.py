@@ -100,7 +100,9 @@ class Retina(nn.Module):
 
     def anchors(self, height: int, width: int, stride: int) -> Tensor:
         """(centre x, centre y, width, height) in pixels, [height·width·9, 4]."""
-        shapes = torch.tensor([(4 * s * math.sqrt(r), 4 * s / math.sqrt(r)) for r in (0.5, 1.0, 2.0) for s in (1.0, 2 ** (1 / 3), 2 ** (2 / 3))])
+        shapes = torch.tensor(
+            [(4 * s * math.sqrt(r), 4 * s / math.sqrt(r)) for r in (0.5, 1.0, 2.0) for s in (1.0, 2 ** (1 / 3), 2 ** (2 / 3))]
+        )
         centre = (cells(height, width) + 0.5)[:, None].expand(-1, 9, -1)
         return stride * torch.cat([centre, shapes[None].expand(len(centre), -1, -1)], -1).reshape(-1, 4)
 
@@ -137,7 +139,13 @@ class SSD(nn.Module):
 
         self.count = classes + 1
         self.stem = nn.Sequential(
-            block(3, 32, 3, 2, act=act), separable(32, 64, 1), separable(64, 128, 2), separable(128, 128, 1), separable(128, 256, 2), separable(256, 256, 1), separable(256, 256, 2)
+            block(3, 32, 3, 2, act=act),
+            separable(32, 64, 1),
+            separable(64, 128, 2),
+            separable(128, 128, 1),
+            separable(128, 256, 2),
+            separable(256, 256, 1),
+            separable(256, 256, 2),
         )
         self.further = nn.ModuleList([separable(256, 512, 2), separable(512, 256, 2), separable(256, 128, 2)])
         widths = (256, 512, 256, 128)

@@ -1,6 +1,6 @@
 """Networks of Keras, written by tf2onnx: pictures with channels last, as most networks from TensorFlow have them.
 
-    python docs/zoo/from_tensorflow.py --zoo DIR        # in an environment with tensorflow-cpu and tf2onnx; dkcam is not needed
+python docs/zoo/from_tensorflow.py --zoo DIR        # in an environment with tensorflow-cpu and tf2onnx; dkcam is not needed
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 UNIT = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Network:
     """source: of the architecture. weights: "random" or "real". made: the torch module or None, and the file at the path.
 
@@ -53,7 +53,9 @@ def _timm(family: str, model: str, size: int = 224, how: str = "script", opset: 
     )  # fmt: skip
 
 
-def _own(name: str, family: str, kind: Callable[..., Any], size: tuple[int, int], expected: str, how: str = "script", **rest: Any) -> Network:
+def _own(
+    name: str, family: str, kind: Callable[..., Any], size: tuple[int, int], expected: str, how: str = "script", **rest: Any
+) -> Network:
     arguments = rest.pop("arguments", {})
 
     def module() -> Any:
@@ -84,7 +86,9 @@ def _smp(name: str, kind: str, encoder: str, side: int = 256) -> Network:
     )  # fmt: skip
 
 
-def _shipped(name: str, family: str, source: str, find: Callable[[Path], None], size: tuple[int, int], expected: str, **rest: Any) -> Network:
+def _shipped(
+    name: str, family: str, source: str, find: Callable[[Path], None], size: tuple[int, int], expected: str, **rest: Any
+) -> Network:
     return Network(name, family, source, size, expected, find, **{"weights": "real", **rest})
 
 
@@ -167,8 +171,15 @@ DETECTORS = [
     _yolo("yolov3-tiny", "YOLOv3", "yolov3-tiny"),
     _yolo("yolov5nu", "YOLOv5", "yolov5n"),
     Network(
-        "yolov5n", "YOLOv5", "Ultralytics, own head", (320, 320), "detect",
-        lambda path: make.export(make.yolov5_module(320), (320, 320), path, "script", 17), None, exporter="torch TorchScript, opset 17", way=UNIT,
+        "yolov5n",
+        "YOLOv5",
+        "Ultralytics, own head",
+        (320, 320),
+        "detect",
+        lambda path: make.export(make.yolov5_module(320), (320, 320), path, "script", 17),
+        None,
+        exporter="torch TorchScript, opset 17",
+        way=UNIT,
     ),  # fmt: skip
     _yolo("yolov8n", "YOLOv8", "yolov8n"),
     _yolo("yolov8n-640", "YOLOv8", "yolov8n", 640),

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def block(i: int, o: int, kernel: int = 3, stride: int = 1, groups: int = 1, act: type[nn.Module] = nn.ReLU, dilation: int = 1) -> nn.Sequential:
+def block(
+    i: int, o: int, kernel: int = 3, stride: int = 1, groups: int = 1, act: type[nn.Module] = nn.ReLU, dilation: int = 1
+) -> nn.Sequential:
     pad = (kernel // 2) * dilation
     return nn.Sequential(nn.Conv2d(i, o, kernel, stride, pad, dilation, groups, bias=False), nn.BatchNorm2d(o), act())
 
@@ -69,9 +71,7 @@ class Shuffled(nn.Module):
         half = o // 2
         self.left = None
         if stride == 2:
-            self.left = nn.Sequential(
-                nn.Conv2d(i, i, 3, 2, 1, groups=i, bias=False), nn.BatchNorm2d(i), block(i, half, 1)
-            )
+            self.left = nn.Sequential(nn.Conv2d(i, i, 3, 2, 1, groups=i, bias=False), nn.BatchNorm2d(i), block(i, half, 1))
         start = i if stride == 2 else half
         self.right = nn.Sequential(
             block(start, half, 1), nn.Conv2d(half, half, 3, stride, 1, groups=half, bias=False), nn.BatchNorm2d(half), block(half, half, 1)
@@ -113,7 +113,9 @@ class SignTransformer(nn.Module):
             nn.Conv2d(3, 16, 7), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(16, 32, 5), nn.MaxPool2d(2), nn.ReLU(), nn.AdaptiveAvgPool2d(4)
         )
         self.theta = nn.Linear(512, 6)
-        self.features = nn.Sequential(block(3, 64), block(64, 64), nn.MaxPool2d(2), block(64, 128), block(128, 128), nn.MaxPool2d(2), block(128, 256))
+        self.features = nn.Sequential(
+            block(3, 64), block(64, 64), nn.MaxPool2d(2), block(64, 128), block(128, 128), nn.MaxPool2d(2), block(128, 256)
+        )
         self.fc = nn.Sequential(nn.Dropout(), nn.Linear(256, classes))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -135,7 +137,9 @@ class SignNet(nn.Module):
             *(nn.Conv2d(3, 32, 5), nn.ReLU(), nn.Conv2d(32, 32, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.25)),
             *(nn.Conv2d(32, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.25)),
         )
-        self.fc = nn.Sequential(nn.Flatten(), nn.Linear(64 * 4 * 4, 256), nn.ReLU(), nn.Dropout(0.5), nn.Linear(256, classes), nn.Softmax(1))
+        self.fc = nn.Sequential(
+            nn.Flatten(), nn.Linear(64 * 4 * 4, 256), nn.ReLU(), nn.Dropout(0.5), nn.Linear(256, classes), nn.Softmax(1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.features(x))
@@ -151,7 +155,14 @@ class PilotNet(nn.Module):
             *(nn.Conv2d(48, 64, 3), nn.ELU(), nn.Conv2d(64, 64, 3), nn.ELU()),
         )
         self.fc = nn.Sequential(
-            nn.Flatten(), nn.Linear(64 * 18, 100), nn.ELU(), nn.Linear(100, 50), nn.ELU(), nn.Linear(50, 10), nn.ELU(), nn.Linear(10, outputs)
+            nn.Flatten(),
+            nn.Linear(64 * 18, 100),
+            nn.ELU(),
+            nn.Linear(100, 50),
+            nn.ELU(),
+            nn.Linear(50, 10),
+            nn.ELU(),
+            nn.Linear(10, outputs),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -198,7 +209,9 @@ class DeepLab(nn.Module):
 
     def __init__(self, classes: int = 8) -> None:
         super().__init__()
-        self.backbone = nn.Sequential(block(3, 32, 3, 2), block(32, 64, 3, 2), block(64, 128, 3, 2), block(128, 128), block(128, 192, dilation=2))
+        self.backbone = nn.Sequential(
+            block(3, 32, 3, 2), block(32, 64, 3, 2), block(64, 128, 3, 2), block(128, 128), block(128, 192, dilation=2)
+        )
         self.branches = nn.ModuleList([block(192, 64, 1), *(block(192, 64, dilation=d) for d in (3, 6, 9))])
         self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(192, 64, 1), nn.ReLU())
         self.join = nn.Sequential(block(320, 64, 1), nn.Dropout(0.1))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dkcam.export.camera import camera_pictures
+from dkcam.export.pictures import rendered_pictures
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -22,9 +23,12 @@ TRAINED = 10  # classes whose weights are fitted, whatever the network has
 LOGITS = 2.0  # standard deviation of a detector's or segmentation's raw scores
 
 
-def pictures(size: tuple[int, int], count: int, *, imagenet: bool = True, seed: int = 0) -> Tensor:
-    """Drawn road scenes under several conditions, float32 [count, 3, height, width], normalised or in 0..1."""
-    images = np.stack([image for _, image in camera_pictures(np.random.default_rng(seed), *size, count)])
+def pictures(size: tuple[int, int], count: int, *, imagenet: bool = True, seed: int = 0, plain: bool = False) -> Tensor:
+    """Drawn road scenes, under several conditions or plain, float32 [count, 3, height, width], normalised or in 0..1."""
+    if plain:
+        images = np.stack(rendered_pictures(*size, count, seed).images)
+    else:
+        images = np.stack([image for _, image in camera_pictures(np.random.default_rng(seed), *size, count)])
     values = images.astype(np.float32) / 255
     if imagenet:
         values = (values - np.array(IMAGENET[0], np.float32)) / np.array(IMAGENET[1], np.float32)
@@ -95,7 +99,7 @@ def inputs_of(module: nn.Module, layer: nn.Module, batches: list[Tensor]) -> Ten
         for batch in batches:
             module(batch)
     hook.remove()
-    return torch.cat(seen)
+    return torch.cat(seen) if seen else torch.empty(0)
 
 
 def looks(images: Tensor, kinds: int) -> Tensor:
@@ -139,6 +143,8 @@ def fit_classes(module: nn.Module, images: Tensor, batch: int = 8) -> None:
 def spread_scores(module: nn.Module, layer: nn.Linear | nn.Conv2d, batches: list[Tensor], mean: float = 0.0, std: float = LOGITS) -> None:
     """Scale a layer so that each of its outputs has this mean and standard deviation over pictures and positions."""
     given = inputs_of(module, layer, batches)
+    if not len(given):
+        return  # a branch that training alone takes
     if layer.bias is None:
         layer.bias = nn.Parameter(torch.zeros(layer.weight.shape[0]))
     with torch.no_grad():
@@ -168,9 +174,8 @@ def sound(
     """The module with sound weights, in evaluation mode. finish: what is done with the last layer, given pictures."""
     torch.manual_seed(seed)
     fill(module)
-    images = pictures(size, 48 if finish is fit_classes else 16, imagenet=imagenet, seed=seed)
-    settle(module, list(images[:16].split(8)))
-    finish(module, images)
+    settle(module, list(pictures(size, 18, imagenet=imagenet, seed=seed).split(6)))
+    finish(module, pictures(size, 60 if finish is fit_classes else 16, imagenet=imagenet, seed=seed + 1, plain=True))
     return module.eval()
 
 
