@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write the page from the figures there are, and measure nothing")
     parser.add_argument("--inside", help=argparse.SUPPRESS)  # the process of one network
     options = parser.parse_args()
-    from zoo.networks import NETWORKS
+    from zoo.table import NETWORKS
 
     stages = [name for name in options.stages.split(",") if name]
     if unknown := [name for name in stages if name not in STAGES]:
@@ -122,7 +122,7 @@ def _inside(name: str, zoo: Path, stages: list[str]) -> None:
     from zoo import product
     from zoo.make import NotHere
     from zoo.measure import measure
-    from zoo.networks import NETWORKS
+    from zoo.table import NETWORKS
 
     network = next(one for one in NETWORKS if one.name == name)
     path = zoo.resolve() / "onnx" / f"{name}.onnx"

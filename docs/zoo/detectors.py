@@ -7,6 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from zoo.own import block
 from zoo.statistics import spread_scores
 
@@ -52,7 +53,7 @@ def cells(height: int, width: int) -> Tensor:
 
 
 class YoloX(nn.Module):
-    """YOLOX: a decoupled head a level; rows (x, y, w, h, objectness, classes). decoded: in pixels, else in cells, as its demo exports it."""
+    """YOLOX: a decoupled head a level; rows (x, y, w, h, objectness, classes). decoded: in pixels, else in cells, as its demo has it."""
 
     def __init__(self, decoded: bool = True, classes: int = CLASSES) -> None:
         super().__init__()
@@ -128,7 +129,7 @@ class Retina(nn.Module):
 
 
 class SSD(nn.Module):
-    """SSD on a MobileNet-like backbone: anchors of fixed shapes; boxes as corners in 0..1 and softmax scores with a background class first."""
+    """SSD on a MobileNet-like backbone: anchors of fixed shapes; boxes as corners in 0..1, softmax scores with the background first."""
 
     def __init__(self, classes: int = CLASSES) -> None:
         super().__init__()

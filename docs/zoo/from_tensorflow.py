@@ -36,7 +36,7 @@ def sound(model: Model, images: np.ndarray) -> None:
         model(images[number * 4 : number * 4 + 4], training=True)
     last = [layer for layer in model.layers if layer.weights and not isinstance(layer, layers.BatchNormalization)][-1]
     given = Model(model.inputs, last.input)(images, training=False).numpy()
-    kernel, bias = last.get_weights()
+    kernel = last.get_weights()[0]
     values = given.reshape(-1, given.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
     scale = 2.0 / np.maximum(values.std(0), 1e-6)
     last.set_weights([kernel * scale, -values.mean(0) * scale])

@@ -12,6 +12,7 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
 from zoo import product
 from zoo.networks import Network
 

@@ -12,6 +12,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+
 from zoo.statistics import LOGITS, pictures
 
 Arrays = dict[str, NDArray[Any]]
@@ -58,7 +59,7 @@ def _settle(model: onnx.ModelProto, images: Sequence[NDArray[np.float32]]) -> No
         if node not in norms:
             probe.graph.node.append(node)
             continue
-        x, scale, bias, mean, variance = node.input
+        x, scale, bias = node.input[:3]
         name = node.output[0]
         epsilon = next((float(one.f) for one in node.attribute if one.name == "epsilon"), 1e-5)
         probe.graph.node.append(helper.make_node("InstanceNormalization", [x, scale, bias], [name], epsilon=epsilon))

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
 from zoo import light, statistics
 from zoo.detectors import YoloV5Head, few_boxes
 

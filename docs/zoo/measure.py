@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+
+from dkcam.errors import DkcamError
 from zoo import product
 from zoo.networks import Network
 from zoo.timing import Ratio, paired
-
-from dkcam.errors import DkcamError
 
 Figures = dict[str, Any]
 LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")

@@ -27,14 +27,14 @@ NOT_FAILURES = ("no torch module", "there is no default file", "no file to load"
 
 HEAD = """# Models
 
-What `dk-export` makes of {count} networks of {families} families. This page is written by a script; it makes the networks, explains each one
-through the same code as the command, and asks everything below anew:
+What `dk-export` makes of {count} networks of {families} families. A script wrote this page; it makes the networks and explains each one
+through the same code as the command:
 
     python docs/models.py --zoo zoo
 
-No weights can be had without a network connection, so most weights are random, but with sound statistics: batch-norms have seen
-pictures, blocks add something, the last layer tells pictures apart (docs/zoo/statistics.py). Those out of other people's packages are
-marked real. Random weights say whether a gradient is right and what it costs, not whether a heatmap is sensible.
+No weights can be had without a network connection, so most are random, but with sound statistics: batch-norms have seen pictures, blocks
+add something, the last layer tells pictures apart (docs/zoo/statistics.py). Those out of other people's packages are marked real. Random
+weights say whether a gradient is right and what it costs, not whether a heatmap is sensible.
 
 {summary}
 
@@ -43,14 +43,14 @@ Columns:
 - **parity** is the largest error of a heatmap against autograd in float64, over that map's maximum, on six pictures; at the default
   layer, then at the early one. The exporter's own limit is 1e-4, or four times what float32 itself loses.
 - **kept** is the largest change of the network's own outputs, relative to their largest value.
-- **1 map**, **5 maps** (detectors: 10): a run of the file beside a run of the original in ONNX Runtime on one thread, the median of paired
-  ratios with its 95 % interval; **early**: one map at the early layer. An early layer costs what the network behind it costs.
-- **peer**: pytorch-grad-cam over the same torch module at the same layer, beside the original file, and the largest difference of its
-  map from ours, both stretched to 0..1.
+- **1 map**, **5 maps** (detectors: 10): a run of the file beside a run of the original in ONNX Runtime on one thread, the median of
+  paired ratios with its 95 % interval; **early**: one map at the early layer. That costs what the network behind it costs.
+- **peer**: pytorch-grad-cam over the same torch module at the same layer, beside the original file, and the largest difference of
+  its map from ours, both stretched to 0..1.
 - **TensorRT**: whether TensorRT-RTX builds the original / the file / the file at the early layer.
 - **levels**: both files load at all four of ONNX Runtime's levels of optimisation; the largest difference of their maps.
-- **fp16**, **int8** (for CPUs): through the exporter's gate on rendered scenes; the heatmaps' mean correlation with float32, and for int8 the
-  share of multiplications that stays in float32. *refused* is the gate's work: with random weights classes lie close together.
+- **fp16**, **int8** (for CPUs): through the exporter's gate on rendered scenes; the heatmaps' mean correlation with float32, and for
+  int8 the share of multiplications that stays in float32. *refused* is the gate's work: the classes of random weights lie close.
 """
 
 
@@ -72,36 +72,35 @@ def write(networks: Sequence[Network], results: Figures, path: Path) -> None:
 def _summary(networks: Sequence[Network], rows: Figures) -> str:
     verified = [one for one in networks if _ok(rows, one, "default")]
     both = [one for one in verified if _ok(rows, one, "early")]
-    errors = [_heat(rows, one, which) for one in verified for which in ("default", "early") if _ok(rows, one, which)]
+    worst = max((_heat(rows, one, which) for one in verified for which in ("default", "early") if _ok(rows, one, which)), default=0.0)
+    right = [one for one in verified if rows[one.name]["default"]["task"] == one.expected]
+    alone = [one for one in right if one.task == "auto" and not one.decode and not one.outputs]
     lines = [
-        f"- {len(verified)} are explained and verified, {len(both)} of them at a second, early layer as well; the largest error of a heatmap is {max(errors, default=0):.0e}."
+        f"{len(verified)} are explained and verified, {len(both)} of them at an early layer too; "
+        f"the largest error of a heatmap is {worst:.0e}.",
+        f"{len(right)} have the right task, {len(alone)} of them without a flag.",
     ]
-    right = [one for one in networks if _ok(rows, one, "default") and rows[one.name]["default"]["task"] == one.expected]
-    lines.append(
-        f"- {len(right)} were given the right task; {sum(1 for one in right if one.task == 'auto' and not one.decode and not one.outputs)} without a flag."
-    )
-    for task, limit in (("classify", 1.02), ("classify", None)):
-        ratios = [rows[one.name]["cost"]["default 1"]["ratio"] for one in networks if one.expected == task and _ok(rows, one, "cost")]
-        if ratios and limit is None:
-            lines.append(
-                f"- One map at the default layer of a classifier costs {statistics.median(ratios):.2f} of the plain file in the median, {max(ratios):.2f} at most."
-            )
+    for task, words in (("classify", "a classifier"), ("detect", "a detector")):
+        costs = [rows[one.name]["cost"]["default 1"]["ratio"] for one in networks if one.expected == task and _ok(rows, one, "cost")]
+        if costs:
+            middle = f"{statistics.median(costs):.2f} of the plain file in the median, {max(costs):.2f} at most"
+            lines.append(f"One map at the default layer of {words} costs {middle}.")
     peers = [rows[one.name]["peer"] for one in networks if _ok(rows, one, "peer")]
     if peers:
+        times, apart = (statistics.median(one[what] for one in peers) for what in ("ratio", "difference"))
         lines.append(
-            f"- pytorch-grad-cam runs on {len(peers)} of the same torch modules, for {statistics.median(p['ratio'] for p in peers):.1f} times the plain file in the "
-            f"median; its maps differ from ours by {statistics.median(p['difference'] for p in peers):.0e} in the median."
+            f"pytorch-grad-cam runs on {len(peers)} of the same torch modules and takes {times:.1f} times the plain file in the median; "
+            f"its maps differ from ours by {apart:.0e} in the median."
         )
-    trt = [rows[one.name]["tensorrt"] for one in networks if _ok(rows, one, "tensorrt")]
-    taken = [one for one in trt if one["original"] == "yes" and "default" in one]
-    lines.append(
-        f"- TensorRT-RTX builds {sum(one['default'] == 'yes' for one in taken)} of the {len(taken)} files whose original it builds."
-    )
+    built = [rows[one.name]["tensorrt"] for one in networks if _ok(rows, one, "tensorrt")]
+    taken = [one for one in built if one["original"] == "yes" and "default" in one]
+    whole = sum(one["default"] == "yes" and one.get("early", "yes") == "yes" for one in taken)
+    lines.append(f"TensorRT-RTX builds {whole} of the {len(taken)} whose original it builds, at both layers.")
     for stage in ("fp16", "int8"):
-        asked = [one for one in networks if stage in rows[one.name] and _ok(rows, one, "default")]
+        asked = [one for one in verified if stage in rows[one.name]]
         if asked:
-            lines.append(f"- {stage}: {sum(_ok(rows, one, stage) for one in asked)} of {len(asked)} pass the gate.")
-    return "\n".join(lines)
+            lines.append(f"{stage}: {sum(_ok(rows, one, stage) for one in asked)} of {len(asked)} pass the gate.")
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -118,7 +117,8 @@ def _what(networks: Sequence[Network], rows: Figures) -> str:
         return [
             one.name, one.family, source, str(about.get("nodes", "–")), str(len(about.get("kinds", {})) or "–"),
             f"{_short(found['layer'])} {found['map']}" if "layer" in found else "–", early,
-            f"{_parity(rows, one, 'default')}, {_parity(rows, one, 'early')}", _kept(figures), _figure(figures, "default", lambda f: f"{f['seconds']:.0f} s"),
+            f"{_parity(rows, one, 'default')}, {_parity(rows, one, 'early')}", _kept(figures),
+            _figure(figures, "default", lambda f: f"{f['seconds']:.0f} s"),
         ]  # fmt: skip
 
     titles = ["network", "family", "from", "nodes", "kinds", "layer", "early", "parity", "kept", "export"]
@@ -201,9 +201,8 @@ def _failures(networks: Sequence[Network], rows: Figures) -> str:
                 lines.append(f"- **{one.name}**, {STAGE_WORDS.get(stage, stage)}: {why.replace('|', '/')}")
         for which, said in rows[one.name].get("tensorrt", {}).items():
             if which in ("original", "default", "early") and said != "yes":
-                lines.append(
-                    f"- **{one.name}**, TensorRT-RTX on the {which if which == 'original' else f'file at the {which} layer'}: {said.replace('|', '/')}"
-                )
+                whose = which if which == "original" else f"file at the {which} layer"
+                lines.append(f"- **{one.name}**, TensorRT-RTX on the {whose}: {said.replace('|', '/')}")
     notes = [f"- {one.name}: {one.note}." for one in networks if one.note]
     return "\n".join(lines or ["Nothing."]) + "\n\nRemarks:\n" + "\n".join(notes) + "\n"
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from zoo.networks import Network
 
 from dkcam.engines.onnx_file import read_spec, spec_of
 from dkcam.engines.tensorrt.build import build_plan, first_error, make_logger
@@ -26,6 +25,7 @@ from dkcam.export.networks.onnx_file import open_onnx
 from dkcam.export.networks.picture import PictureFlags
 from dkcam.export.options import ExportOptions
 from dkcam.export.prepare import list_candidates
+from zoo.networks import Network
 
 MAPS = ("heatmap", "heatmap_std", "weights", "gradient")
 FIXED = ("logits", "probabilities", "explained", "features", "boxes", "scores")

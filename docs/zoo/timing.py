@@ -1,4 +1,4 @@
-"""Paired timings: what is compared runs in turn, so that a busy moment hits all alike, and what counts is the time of this process alone."""
+"""Paired timings: what is compared runs in turn, and the process's own time counts, so that a busy machine hits all alike."""
 
 from __future__ import annotations
 
