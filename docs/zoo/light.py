@@ -73,6 +73,8 @@ def _settle(model: onnx.ModelProto, images: Sequence[NDArray[np.float32]]) -> No
     kept = [tensor for tensor in probe.graph.initializer if tensor.name not in unused]
     del probe.graph.initializer[:]
     probe.graph.initializer.extend(kept)
+    for value in [value for value in probe.graph.input if value.name in unused]:
+        probe.graph.input.remove(value)
     found = _run(probe, images, wanted)
     changed: Arrays = {}
     for node in norms:

@@ -50,10 +50,10 @@ class Measured:
 
     @property
     def early(self) -> product.Layer | None:
-        """The first map of a coarser grid than an eighth of the picture, where that comes before the default; else the first of all."""
+        """The first map before the default with a stride of 8 or more; where there is none, one halfway."""
         before = self.layers[: next(n for n, one in enumerate(self.layers) if one.default)]
-        fit = [one for one in before if one.stride == 0 or one.stride >= 8] or before
-        return fit[0] if fit else None
+        coarse = [one for one in before if one.stride == 0 or one.stride >= 8]
+        return coarse[0] if coarse else before[len(before) // 2] if before else None
 
     def file(self, which: str) -> bytes:
         """A file written by an earlier stage, of this run or of one before. Errors: Missing."""

@@ -126,11 +126,11 @@ DENSE = [
     own("unet-dynamo", "U-Net", UNet, (256, 256), "dense", "dynamo"),
     own("deeplab", "DeepLab", DeepLab, (256, 256), "dense"),
     own("fcn", "FCN", FCN, (256, 256), "dense"),
-    from_smp("smp-unet-mobilenetv2", "Unet", "mobilenet_v2"),
-    from_smp("smp-deeplabv3plus-resnet18", "DeepLabV3Plus", "resnet18"),
+    from_smp("smp-unet-mobilenetv2", "Unet", "tu-mobilenetv2_100"),
+    from_smp("smp-deeplabv3plus-resnet18", "DeepLabV3Plus", "tu-resnet18"),
     from_smp("smp-fpn-efficientnet_b0", "FPN", "efficientnet-b0"),
     from_smp("smp-segformer-mit_b0", "Segformer", "mit_b0"),
-    from_smp("smp-pspnet-resnet18", "PSPNet", "resnet18"),
+    from_smp("smp-pspnet-resnet18", "PSPNet", "tu-resnet18"),
     yolo("yolo26n-sem", "YOLO26", "yolo26n-sem", 320, "dense"),
 ]
 
