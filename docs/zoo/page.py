@@ -27,10 +27,8 @@ NOT_FAILURES = ("no torch module", "there is no default file", "no file to load"
 
 HEAD = """# Models
 
-What `dk-export` makes of {count} networks of {families} families. A script wrote this page; it makes the networks and explains each one
-through the same code as the command:
-
-    python docs/models.py --zoo zoo
+What `dk-export` makes of {count} networks of {families} families. `python docs/models.py --zoo zoo` wrote this page: it makes the networks
+and explains each one through the same code as the command. It goes on where it was stopped; `--only NAME --again` asks about one anew.
 
 No weights can be had without a network connection, so most are random, but with sound statistics: batch-norms have seen pictures, blocks
 add something, the last layer tells pictures apart (docs/zoo/statistics.py). Those out of other people's packages are marked real. Random
