@@ -13,7 +13,8 @@ from dkcam.export.derivative.cotangent import Cotangent, full
 from dkcam.export.derivative.rules.index import LARGEST
 from dkcam.export.derivative.sweep import sweep
 from dkcam.export.writer import Writer
-from tests.export.derivative.harness import EXACT, Array, Operator, check, plain, refused, runtime
+from tests.export.derivative.harness import EXACT, Array, Operator, plain, refused, runtime
+from tests.export.derivative.harness import check_and_parse as check
 from tests.export.derivative.rules.draws import Draws
 
 INDICES: list[Any] = [2, -1, [0], [4], [1, 2, 3], [4, 0, 2], [0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [1, 1, -1, 1], [[0, 3], [3, 1]], [[2, 3, 4]]]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dkcam.export.writer import shape_of
-from tests.export.derivative.harness import Operator, check, refused
+from tests.export.derivative.harness import Operator, refused
+from tests.export.derivative.harness import check_and_parse as check
 from tests.export.derivative.rules.draws import Array, Draws
 
 FREE = {0: {0: "batch", 2: "H", 3: "W"}}

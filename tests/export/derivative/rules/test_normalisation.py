@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.export.derivative.harness import HALF, ROUNDED, Operator, check, refused
+from tests.export.derivative.harness import HALF, ROUNDED, Operator, refused
+from tests.export.derivative.harness import check_and_parse as check
 from tests.export.derivative.rules.draws import Draws
 
 

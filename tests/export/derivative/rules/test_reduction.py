@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.export.derivative.harness import ROUNDED, Operator, check, refused
+from tests.export.derivative.harness import ROUNDED, Operator, refused
+from tests.export.derivative.harness import check_and_parse as check
 from tests.export.derivative.rules.draws import Array, Draws
 
 KINDS = [
