@@ -97,7 +97,7 @@ def test_random_weights_tell_pictures_apart() -> None:
         images = statistics.pictures((64, 64), 24, plain=True, seed=9)
         scores = module(images)
         spread = module.features(images).std()
-    assert 0.1 < spread < 10 and len(set(scores.argmax(1).tolist())) >= 4
         untold = torch.nn.Linear(1024, 30)(module.features(images).mean((2, 3)))
+    assert 0.1 < spread < 10 and len(set(scores.argmax(1).tolist())) >= 4
     leads = [float(torch.diff(values.topk(2).values).abs().mean()) for values in (scores, untold)]
     assert leads[0] > 3 * leads[1]

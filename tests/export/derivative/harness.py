@@ -224,6 +224,16 @@ def check(
     return run
 
 
+def read(proto: onnx.ModelProto) -> tuple[list[str], list[list[int]]]:
+    """By TensorRT's parser: (its complaints, none where it takes the graph; the shapes of the outputs, −1 for what is free)."""
+    logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
+    network = trt.Builder(logger).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(proto.SerializeToString()):
+        return [parser.get_error(i).desc() for i in range(parser.num_errors)], []
+    return [], [list(network.get_output(i).shape) for i in range(network.num_outputs)]
+
+
 def check_and_parse(operator: Operator, reference: Reference | None = None, **options: Any) -> Swept:
     """``check``, and TensorRT's parser takes the graph, where it is installed."""
     run = check(operator, reference, **options)
