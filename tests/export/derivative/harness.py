@@ -238,17 +238,9 @@ def check_and_parse(operator: Operator, reference: Reference | None = None, **op
     """``check``, and TensorRT's parser takes the graph, where it is installed."""
     run = check(operator, reference, **options)
     if trt is not None:
-        parse(operator, ir.to_proto(run.model))
+        complaints, _ = read(ir.to_proto(run.model))
+        assert not complaints, f"{operator}: {complaints}"
     return run
-
-
-def parse(operator: Operator, proto: onnx.ModelProto) -> None:
-    logger = trt.Logger(trt.Logger.ERROR)
-    network = trt.Builder(logger).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(proto.SerializeToString()):
-        return [parser.get_error(i).desc() for i in range(parser.num_errors)], []
-    return [], [list(network.get_output(i).shape) for i in range(network.num_outputs)]
 
 
 def refused(operator: Operator, why: str, shape: Sequence[int] = ()) -> None:

@@ -14,7 +14,7 @@ from dkcam.export.checking.interpreter import evaluate
 from dkcam.export.derivative.cotangent import Cotangent, full
 from dkcam.export.derivative.places import canonical, place_of
 from dkcam.export.derivative.sweep import sweep
-from dkcam.export.writer import Writer, shape_of
+from dkcam.export.writer import Writer, array_of, shape_of
 from tests.export.derivative.harness import Array, runtime
 from tests.export.derivative.rules.draws import Draws
 
@@ -153,6 +153,9 @@ def test_where_a_place_is() -> None:
     place = place_of(pair(row))
     assert place is not None
     assert (place.at, place.row.tolist()) == (((-2, 2, 4), (-1, 2, 3)), [[2]])
+    place = place_of(pair(np.array([[0], [3]], np.float32)))
+    assert place is not None
+    assert (place.at, place.row.tolist()) == (((-2, 1, 2),), [[3]])
     for none in (np.ones((4, 1), np.float32), np.zeros((4, 1), np.float32), np.ones((1, 1), np.float32)):
         assert place_of(pair(none)) is None
     assert place_of(Cotangent(pair(row).g)) is None
@@ -163,6 +166,21 @@ def test_equal_places_are_one_value() -> None:
     graph = ir.Graph([pair(np.ones(1, np.float32)).g], [], nodes=[], opset_imports={"": 18})
     writer = Writer(graph, 18)
     one = np.array([[0], [1], [0], [0]], np.float32)
-    first, second = (canonical(writer, pair(one * scale)) for scale in (1, 0.25))
-    assert first.d is second.d
-    assert first.g is not second.g
+    first, second, third = (canonical(writer, pair(one * scale)) for scale in (1, 0.25, 2))
+    assert first.d is second.d is third.d
+    assert first.g.producer() is None
+    for scaled, by in ((second, 0.25), (third, 2)):
+        node = scaled.g.producer()
+        assert node is not None
+        factor = array_of(node.inputs[1])
+        assert factor is not None
+        assert factor.tolist() == [[by]]
+
+
+def test_values_at_a_place() -> None:
+    place = place_of(pair(np.array([[0], [1], [0], [0]], np.float32)))
+    assert place is not None
+    for shape, expected in (([2, 4, 3], [2, 1, 3]), ([4, 3], [1, 3]), ([3], [3]), ([2, 1, 3], [2, 1, 3])):
+        value = ir.Value(name="value", shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
+        writer = Writer(ir.Graph([value], [], nodes=[], opset_imports={"": 18}), 18)
+        assert shape_of(place.slice(writer, value)) == expected

@@ -162,7 +162,7 @@ def test_slice(starts: list[int], ends: list[int], axes: list[int] | None, steps
         check(Operator("Slice", [Draws(13).normal([4, 7, 5]), *given]), k=3, random=random)
 
 
-@pytest.mark.parametrize("bounds", [(1, FAR), (0, -1), (1, -2), (0, FAR)])
+@pytest.mark.parametrize("bounds", [(1, FAR), (0, -1), (1, -2), (0, FAR), (2, 2**31 - 1)])
 def test_slice_of_a_free_size(bounds: tuple[int, int]) -> None:
     given = [np.array([bound]) for bound in bounds] + [np.array([1])]
     shape = [7 - bounds[0] + min(bounds[1], 0)]
