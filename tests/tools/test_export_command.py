@@ -77,7 +77,7 @@ def test_no_verify_is_recorded(checkpoint_file: Path, tmp_path: Path) -> None:
         (["--method", "scorecam"], "--method scorecam: expected one of gradcam"),
         (["--outputs", "logits,heat"], "--outputs heat: expected a list of logits"),
         (["--dynamic", "colour"], "--dynamic colour"),
-        (["--layer", "layer7"], "--layer layer7: not in the model"),
+        (["--layer", "layer7"], "--layer layer7: no value, node or module"),
         (["--classes", "9"], "the model has 5 classes"),
         (["--labels", "none.txt"], "--labels none.txt cannot be read"),
         (["-o", "model.pt"], "is the checkpoint itself"),
