@@ -112,9 +112,3 @@ def test_convolutions_without_padding_keep_no_ratio_and_are_maps_all_the_same(tu
     found = layers.default()
     assert (found.size, found.space, found.channel) == (((1, 18), (1, 2), 3) if turned else ((1, 18), (2, 3), 1))
     assert list(dict.fromkeys(one.size for one in layers.candidates())) == [(31, 98), (14, 47), (5, 22), (3, 20), (1, 18)]
-
-
-def test_attention_of_as_many_rows_as_columns_is_no_map() -> None:
-    """[B, heads, T, T] has the ratio of a square picture, but its rows are no rows of the picture."""
-    maps = layers_of(Transformer(), 64, 64).maps()
-    assert {one.size for one in maps} == {(4, 4)}
