@@ -91,7 +91,8 @@ def _finish(model: onnx.ModelProto, images: Sequence[NDArray[np.float32]]) -> No
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     moved = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Reshape"}
     name = moved.get(last.input[1], last.input[1])
-    scale = LOGITS / np.maximum(values.std(axes), 1e-6)
+    size = float(np.sqrt((values**2).mean()))
+    scale = LOGITS / np.sqrt(values.std(axes) ** 2 + (0.2 * size) ** 2)  # of what hardly changes no more than rounding is left
     if weights[name].shape[0] != len(scale):  # reshaped in the graph: one factor for all
         scale = np.full_like(scale, np.median(scale))
         changed = weights[name] * scale[0]

@@ -63,7 +63,8 @@ def write(networks: Sequence[Network], results: Figures, path: Path) -> None:
         some = [one for one in measured if one.expected == task]
         if some:
             parts += [f"## {title}\n", _what(some, rows), _costs(some, rows)]
-    parts += ["## What failed, and why\n", _failures(measured, rows), "## Operators\n", _operators(measured, rows)]
+    tried = [one for one in networks if one.name in rows]  # also those of which nothing but a failure is known
+    parts += ["## What failed, and why\n", _failures(tried, rows), "## Operators\n", _operators(measured, rows)]
     path.write_text("\n".join(parts))
 
 

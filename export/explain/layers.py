@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +17,7 @@ import onnx_ir as ir
 from dkcam.errors import ExportError
 from dkcam.export.derivative.sweep import activated, ancestors
 from dkcam.export.explain.names import path_of
+from dkcam.export.explain.places import places
 from dkcam.export.writer import Dimension, UnknownShape, array_of, shape_of
 from dkcam.printable import printable
 
@@ -169,11 +170,22 @@ class Layers:
         except UnknownShape:
             return None
         if len(shape) == 4:
+            if (space := self._places.get(value)) is not None and self._is_map(shape[space[0]], shape[space[1]]):
+                return Layer(value, space, 6 - sum(space))
             first, last = self._fits(shape[2], shape[3]), self._fits(shape[1], shape[2])
             return Layer(value, (1, 2), 3) if last and not first else Layer(value, (2, 3), 1) if first else None
         if len(shape) == 3:
             return self._tokens(value, 1, 2)
         return None
+
+    @cached_property
+    def _places(self) -> Mapping[ir.Value, tuple[int, int]]:
+        return places(self._nodes, self._image)
+
+    def _is_map(self, rows: Dimension, columns: Dimension) -> bool:
+        if isinstance(rows, str) or isinstance(columns, str):
+            return isinstance(rows, str) and isinstance(columns, str)
+        return rows * columns > 1
 
     def _fits(self, rows: Dimension, columns: Dimension) -> bool:
         """Whether these can be the rows and columns of a map of the picture: both fewer, by about the same factor."""

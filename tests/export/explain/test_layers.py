@@ -93,3 +93,22 @@ def test_a_network_that_keeps_space_is_explained_at_its_coarsest_map() -> None:
 def test_rounding_does_not_hide_a_map(size: tuple[int, int]) -> None:
     found: Layer = layers_of(Convolutional(Pooled("mean")), *size).default()
     assert found.size == tuple(-(-side // 4) for side in size) and found.space == (2, 3)
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["channels first", "channels last"])
+def test_convolutions_without_padding_keep_no_ratio_and_are_maps_all_the_same(turned: bool) -> None:
+    class Pilot(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            sizes = ((3, 8, 5, 2), (8, 8, 5, 2), (8, 8, 5, 2), (8, 8, 3, 1), (8, 8, 3, 1))
+            self.features = nn.Sequential(*(part for size in sizes for part in (nn.Conv2d(*size), nn.ELU())))
+            self.fc = nn.Linear(8 * 18, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.features(x)
+            return self.fc((x.permute(0, 2, 3, 1) if turned else x).flatten(1))  # type: ignore[no-any-return]
+
+    layers = layers_of(Pilot(), 66, 200)
+    found = layers.default()
+    assert (found.size, found.space, found.channel) == (((1, 18), (1, 2), 3) if turned else ((1, 18), (2, 3), 1))
+    assert list(dict.fromkeys(one.size for one in layers.candidates())) == [(31, 98), (14, 47), (5, 22), (3, 20), (1, 18)]
