@@ -7,12 +7,14 @@ with one coefficient for each product; the sizes that are looked at determine th
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import product
 
 import numpy as np
-import onnx_ir as ir
+
+from dkcam.export.writer import dimension_of
 
 Size = tuple[int, int, int]  # batch, height, width
 Polynomial = dict[tuple[str, ...], Fraction]
@@ -82,8 +84,8 @@ class Names:
             return None
         if not set(found) - {()}:
             return int(found.get((), Fraction(0)))
-        text = "+".join(f"{c.numerator}*{'*'.join((*term, '1'))}/{c.denominator}" for term, c in found.items()).replace("+-", "-")
-        return (ir.SymbolicDim(text) + 0).value  # as the arithmetic of dimensions writes it
+        parts = [str(dimension_of(number, Counter(term)) if term else number) for term, number in sorted(found.items(), reverse=True)]
+        return " + ".join(parts).replace("+ -", "- ")
 
     def stride(self, values: tuple[int | None, ...]) -> int:
         """Of which number height and width have to be multiples for this dimension to be whole."""

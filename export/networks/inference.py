@@ -207,6 +207,11 @@ class Inference:
             before, after = _count(first), _count(outputs[0][1])
             if before is not None and after is not None and before != after:
                 raise self._refused(node, f"cannot take {list(first)}: {before} values do not fill {list(outputs[0][1] or ())}")
+        if node.op_type == "Gemm" and first is not None and inputs[1] is not None and len(first) == len(inputs[1]) == 2:
+            rows, columns = (name in node.attributes and node.attributes[name].as_int() != 0 for name in ("transA", "transB"))
+            ours, theirs = first[0 if rows else 1], inputs[1][1 if columns else 0]
+            if ours is not None and theirs is not None and ours != theirs:
+                raise self._refused(node, f"cannot take {list(first)}: its weights are for {theirs} values")
         if node.op_type == "Conv" and first is not None and inputs[1] is not None and len(first) > 1 and len(inputs[1]) > 1:
             group = node.attributes["group"].as_int() if "group" in node.attributes else 1
             channels, inside = first[1], inputs[1][1]
