@@ -35,7 +35,7 @@ class Follower:
             return said
         near = [(overlap(found.box, self._last), found) for found in said.detections if found.index == focus.index]
         share, best = max(near, key=lambda pair: pair[0], default=(0.0, None))
-        if best is None or not share >= SAME:  # a client may send what is no number
+        if best is None or share < SAME:
             return said
         self._last = best.box
         return replace(said, focus=best.row)

@@ -193,6 +193,11 @@ def test_rules_live_are_about_the_best_box_of_their_class() -> None:
     assert watch.see(explainer(squares())) == () and watch.nothing_judged
     assert [alarm.rule for alarm in watch.see(explainer(squares(*THREE)))] == ["blues are sure"]
     assert watch.see(explainer(squares(("red", 0, 0)))) == ()
+    left = np.array([[0, 0], [0.5, 0], [0.5, 1], [0, 1]])
+    rule = Rule("blues are on the right", "region", 0, label="blue", most=0.1, region="left", frames=1)
+    watch = LiveRules(Rules(rules=(rule,), regions={"left": left}), samples=False)
+    assert watch.see(explainer(squares(*THREE))) == ()  # the first row, a red one's, is on the left
+    assert [alarm.rule for alarm in watch.see(explainer(squares(("red", 1, 8), ("blue", 3, 1))))] == ["blues are on the right"]
 
 
 def test_a_detector_takes_no_grid_and_says_what_it_lacks() -> None:
