@@ -82,15 +82,15 @@ def test_what_matches_is_judged_by_both_boxes(results: dict[str, Any]) -> None:
         by_name.setdefault(record["picture"], []).append(record)
     assert {name: len(records) for name, records in by_name.items()} == {"a.png": 2, "b.png": 2, "c.png": 1, "d.png": 1}
     for record in results["records"]:  # the stand-in's heat is in its box; between cells it is linear
-        assert record["values"]["pointing"] == 1 and record["values"]["energy"] == pytest.approx(0.879, abs=1e-3)
+        at_edge = record["picture"] == "c.png"
+        assert record["values"]["pointing"] == 1 and record["values"]["energy"] == pytest.approx(0.938 if at_edge else 0.879, abs=1e-3)
         assert ("label_energy" in record["values"]) == (record["values"]["accuracy"] == 1) == ("overlap" in record["values"])
         if len(by_name[record["picture"]]) > 1:
             assert record["controls"]["another box"]["energy"] < 0.01
         assert record["size"] == pytest.approx(SIDE)
     aside = next(record for record in by_name["b.png"] if record["values"]["accuracy"])
-    assert aside["values"]["overlap"] == pytest.approx(0.8 / 1.2, rel=1e-4) and aside["values"]["label_energy"] == pytest.approx(
-        0.8, abs=0.02
-    )
+    assert aside["values"]["overlap"] == pytest.approx(0.8 / 1.2, rel=1e-4)
+    assert aside["values"]["label_energy"] == pytest.approx(0.75, abs=0.01) and aside["values"]["energy"] == pytest.approx(0.879, abs=1e-3)
     for record in by_name["a.png"]:
         assert record["values"]["overlap"] == pytest.approx(1) and record["values"]["label_energy"] == pytest.approx(0.879, abs=1e-3)
 
