@@ -137,7 +137,7 @@ def check_scores(model: ir.Model, plan: DetectPlan, feed: Mapping[str, NDArray[n
         label = int(rng.integers(raw.classes))
         level = raw.levels[int(raw.level[anchor])]
         name = level.scores.name or ""
-        moved = plain[name].clone()
+        moved = plain[name].clone(memory_format=torch.contiguous_format)
         place = int(raw.start[anchor]) + label * level.step
         score = moved[0].view(-1)[place]
         moved[0].view(-1)[place] = 0 if float(score.abs()) > 1 else score + 1  # a Sigmoid hides what happens far from 0
