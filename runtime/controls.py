@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dkcam.runtime.explanation import Explanation
+from dkcam.runtime.focus import Focus, Follower
 from dkcam.runtime.overlay import check_style
 
 
@@ -23,13 +25,14 @@ class Style:
 @dataclass(frozen=True)
 class Settings:
     """classes: numbers of the classes to explain (−1 the top class), None for the explainer's own. masks: use DropKey
-    masks, for graphs with samples. paused: take no new frames.
+    masks, for graphs with samples. paused: take no new frames. focus: the one box of a detector whose heat is shown.
     """
 
     style: Style = Style()
     classes: tuple[int, ...] | None = None
     masks: bool = True
     paused: bool = False
+    focus: Focus | None = None
 
 
 class Controls:
@@ -39,6 +42,7 @@ class Controls:
         self._lock = threading.Lock()
         self._settings = Settings(style or Style())
         self.changed_at = 0.0  # of time.monotonic
+        self._follower = Follower()
         _check(self._settings)
 
     @property
@@ -52,6 +56,10 @@ class Controls:
             _check(new)
             self._settings, self.changed_at = new, time.monotonic()
             return new
+
+    def focused(self, camera: int, said: Explanation) -> Explanation:
+        """With the box that someone chose, where it is seen. For the thread that has the frames in order."""
+        return self._follower.follow(self._settings.focus, camera, said)
 
 
 def _check(settings: Settings) -> None:

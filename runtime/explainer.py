@@ -23,7 +23,17 @@ from dkcam.runtime.kernels import network_input, network_tensor
 from dkcam.spec import ModelSpec
 
 Classes = Sequence["str | int"]  # labels or numbers; −1 is the top class, −2 the runner-up
+BOXES = 10  # of a detector that are explained at once, where nobody says how many
+NEEDED = {"classify": ("probabilities",), "dense": ("probabilities",), "regress": ("logits",), "detect": ("boxes", "scores")}
 DEMO_MODEL = Path(str(dkcam.__file__)).parent / "models" / "demo.onnx"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """numbers: what the graph is given. only: classes of a detector's boxes that are shown, None for all."""
+
+    numbers: tuple[int, ...]
+    only: frozenset[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,23 +64,30 @@ class Explains(Protocol):
 class Explainer:
     """Runs one exported model on frames.
 
-    explain: class names or numbers; −1 (default) is the top class, −2 the runner-up. resize: overrides the model's
-    resize mode. seed: of the DropKey masks, for graphs with samples; the same masks serve every frame.
+    explain: class names or numbers; −1 is the top class, −2 the runner-up. Of a detector, names show the boxes of these classes,
+    −1 is the best box. Of a regressor, a name (or i) shows what raises that output, "-name" (or −1 − i) what lowers it. Default:
+    the top class; the ``BOXES`` best boxes; what raises the first output. resize: overrides the model's resize mode. seed: of
+    the DropKey masks, for graphs with samples; the same masks serve every frame.
     """
 
-    def __init__(self, engine: Engine, *, explain: Classes = (-1,), resize: str | None = None, seed: int = 0) -> None:
+    def __init__(self, engine: Engine, *, explain: Classes | None = None, resize: str | None = None, seed: int = 0) -> None:
         spec = engine.spec
         if "batch" not in spec.input.dynamic and spec.input.batch[0] != 1:
             raise ModelFileError(
                 f"this model takes batches of {spec.input.batch[0]}; for single frames export it with --batch 1 or --dynamic batch"
             )
-        missing = {"probabilities", "explained", "heatmap"} - set(spec.explanation.outputs)
+        missing = {*NEEDED[spec.task], "explained", "heatmap"} - set(spec.explanation.outputs)
         if missing:
             raise ModelFileError(f"this model was exported without {', '.join(sorted(missing))}; leave --outputs out, or name them too")
         self.engine, self.spec, self.resize = engine, spec, resize or spec.input.resize
-        self.classes = np.array(class_numbers(spec, explain), np.int64)
+        self._own = _asked(spec, explain)
         self._mask = draw_masks(spec, np.random.default_rng(seed))
         self._gpu = GpuKernels.of(engine.cuda)
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The numbers that the graph is given."""
+        return self._own.numbers
 
     @property
     def device(self) -> str:
@@ -130,13 +147,16 @@ class Explainer:
         classes: labels or numbers of what to explain in all of them, instead of the explainer's own (graphs that leave K
         free). masks: False drops no key, for graphs with samples. Errors: InputError for a class the model does not have.
         """
-        chosen = self.classes if classes is None else np.array(class_numbers(self.spec, classes), np.int64)
+        asked = self._own if classes is None else _asked(self.spec, classes)
         mask = self._mask if masks or self._mask is None else np.zeros_like(self._mask)
         most = self.spec.input.batch[1] if "batch" in self.spec.input.dynamic else 1
         found: list[Explanation] = []
         for start in range(0, len(prepared), most):
             part = prepared[start : start + most]
             images = [each.image for each in part]
+            chosen = np.array(asked.numbers, np.int64)
+            if self.spec.explanation.per_image:
+                chosen = np.tile(chosen, (len(part), 1))
             if len(part) == 1:
                 outputs = self.engine.run(images[0], chosen, mask)
             elif all(isinstance(image, GpuInput) for image in images):
@@ -146,7 +166,7 @@ class Explainer:
             else:  # some were made by the processor, being smaller than the input
                 found += [self.infer_many([each], classes, masks=masks)[0] for each in part]
                 continue
-            found += [self._said(outputs, i, each) for i, each in enumerate(part)]
+            found += [self._said(outputs, i, each, asked) for i, each in enumerate(part)]
         return found
 
     def inputs(self, image: NDArray[np.uint8]) -> NDArray[Any]:
@@ -161,17 +181,29 @@ class Explainer:
             raise InputError(f"the input is {list(inputs.shape)}, this model takes {list(shape)}")
         return Prepared(inputs, self._fit(height, width))
 
-    def _said(self, outputs: Outputs, which: int, prepared: Prepared) -> Explanation:
-        spread = outputs.get("heatmap_std")
+    def _said(self, outputs: Outputs, which: int, prepared: Prepared, asked: Asked) -> Explanation:
+        task, spread, explained = self.spec.task, outputs.get("heatmap_std"), outputs["explained"][which]
+        scores = outputs["scores"][which] if task == "detect" else None
+        if scores is not None:
+            probabilities = np.zeros(len(self.spec.labels), np.float32)
+            np.maximum.at(probabilities, np.clip(explained, 0, len(probabilities) - 1), scores)
+        else:
+            probabilities = outputs["probabilities"][which] if task != "regress" else np.zeros(0, np.float32)
         return Explanation(
             labels=self.spec.labels,
-            probabilities=outputs["probabilities"][which],
-            explained=outputs["explained"][which],
+            probabilities=probabilities,
+            explained=explained,
             heatmap=outputs["heatmap"][which],
             heatmap_std=spread[which] if spread is not None else None,
             fit=prepared.fit,
             device=self.engine.device,
             on_gpu=OnGpu(self._gpu, prepared.on_gpu) if self._gpu and prepared.on_gpu else None,
+            task=task,
+            asked=asked.numbers,
+            values=outputs["logits"][which] if task == "regress" else None,
+            boxes=outputs["boxes"][which] if task == "detect" else None,
+            scores=scores,
+            only=asked.only,
         )
 
     def warm_up(self) -> float:
@@ -189,6 +221,19 @@ def check_frame(frame: Any) -> None:
         raise InputError(f"frame is {frame.dtype} {list(frame.shape)}, expected uint8 [H, W, 3] BGR; cv2.cvtColor converts grey and BGRA")
 
 
+def _asked(spec: ModelSpec, names: Classes | None) -> Asked:
+    count = spec.explanation.count
+    numbers = class_numbers(spec, names) if names is not None else []
+    if spec.task != "detect":
+        return Asked(tuple(numbers) if names is not None else (0 if spec.task == "regress" else -1,))
+    named = not any(number < 0 for number in numbers)
+    wanted = count or (max(BOXES, len(numbers)) if named else len(numbers))
+    ranks = (-1 - rank for rank in range(spec.ranks))
+    # the best box of each class that is asked for is sure to be among them; the others of that class, where they are good
+    more = [rank for rank, _ in zip(ranks, range(max(wanted - len(numbers), 0)), strict=False)]
+    return Asked((*numbers, *more), frozenset(numbers) if numbers and named else None)
+
+
 def class_numbers(spec: ModelSpec, names: Classes) -> list[int]:
     """Labels (any case) and numbers as the graph's class numbers. Errors: InputError."""
     if isinstance(names, str) or not isinstance(names, Iterable):
@@ -197,7 +242,9 @@ def class_numbers(spec: ModelSpec, names: Classes) -> list[int]:
 
 
 def class_number(spec: ModelSpec, name: str | int) -> int:
-    """A label (any case) or number to the graph's class number. Errors: InputError naming near labels."""
+    """A label (any case) or number to the graph's class number; "-label" of a regressor is what lowers it. Errors: InputError."""
+    if spec.task == "regress" and isinstance(name, str) and name.startswith("-") and not name[1:].isdigit():
+        return -1 - class_number(spec, name[1:])
     if isinstance(name, (int, np.integer)):
         number = int(name)
     elif not isinstance(name, str):
@@ -214,8 +261,8 @@ def class_number(spec: ModelSpec, name: str | int) -> int:
         except ValueError:
             near = difflib.get_close_matches(name.lower(), lowered, 3, 0.4) or lowered[:8]
             raise InputError(f"{name!r} is not a label of this model; expected one of: {', '.join(near)}, …") from None
-    if not -len(spec.labels) <= number < len(spec.labels):
-        raise InputError(f"class {number} is out of range, expected {-len(spec.labels)} to {len(spec.labels) - 1}")
+    if not -spec.ranks <= number < len(spec.labels):
+        raise InputError(f"class {number} is out of range, expected {-spec.ranks} to {len(spec.labels) - 1}")
     return number
 
 
@@ -223,7 +270,7 @@ def load(
     model: str | Path | None = None,
     device: str = "auto",
     *,
-    explain: Classes = (-1,),
+    explain: Classes | None = None,
     resize: str | None = None,
     threads: int = 0,
     lanes: int = 1,
@@ -233,7 +280,7 @@ def load(
     """Open an exported model for embedding; no torch needed.
 
     model: an .onnx or .engine file of dk-export; None opens the bundled demo model. device: auto (tensorrt, cuda, cpu:
-    the first that runs here), one of them, or openvino. explain: class names or numbers. resize: stretch, letterbox or
+    the first that runs here), one of them, or openvino. explain: class names or numbers (see ``Explainer``). resize: stretch, letterbox or
     crop in place of the model's own. threads: 0 for one per core. lanes: frames in flight at once, where several threads
     call ``infer`` (see ``EngineOptions``). provider_options: for ONNX Runtime's execution provider. Errors:
     ModelFileError, EngineError, InputError.

@@ -5,6 +5,7 @@ Coordinates are continuous: a picture of W pixels runs from 0 to W, pixel i cove
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -96,6 +97,14 @@ class Fit:
         """A frame's box in the cells of a heatmap [h, w]."""
         return Area(*self.to_cells(box.left, box.top, shape), *self.to_cells(box.right, box.bottom, shape))
 
+    def box(self, box: Sequence[float]) -> tuple[float, float, float, float] | None:
+        """A box (x1, y1, x2, y2), 0..1 of the input, in 0..1 of the frame, cut at its edges; None where the frame shows nothing of it."""
+        left, top = self.to_frame(box[0] * self.width, box[1] * self.height)
+        right, bottom = self.to_frame(box[2] * self.width, box[3] * self.height)
+        size = (self.frame_width, self.frame_height)
+        x1, y1, x2, y2 = (min(max(value / side, 0.0), 1.0) for value, side in zip((left, top, right, bottom), size * 2, strict=True))
+        return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else None
+
     def shown(self, shape: tuple[int, ...]) -> Area:
         """The cells of a heatmap [h, w] that show the frame: all of them, but for a letterbox's borders."""
         part = self.part
@@ -122,6 +131,14 @@ class Fit:
         rows = _pixels(self.frame_height, self.height, heatmap.shape[0], self.scale[0], self.offset[0])
         columns = _pixels(self.frame_width, self.width, heatmap.shape[1], self.scale[1], self.offset[1])
         return np.asarray(rows @ heatmap @ columns.T, np.float32)
+
+
+def overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    """Intersection over union of two boxes (x1, y1, x2, y2) in the same unit; 0 where both are empty."""
+    wide, high = min(one[2], other[2]) - max(one[0], other[0]), min(one[3], other[3]) - max(one[1], other[1])
+    both = max(wide, 0.0) * max(high, 0.0)
+    whole = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)) - both
+    return both / whole if whole > 0 else 0.0
 
 
 @lru_cache(maxsize=64)

@@ -44,6 +44,8 @@ class GridExplainer:
     def __init__(self, explainer: Explainer, rows: int, columns: int, background: str | None = None) -> None:
         if rows < 1 or columns < 1:
             raise InputError(f"the grid is {rows}x{columns}, expected 1x1 or more")
+        if explainer.spec.task not in ("classify", "dense"):
+            raise ModelFileError(f"a grid puts windows' classes together, this model's task is {explainer.spec.task}; leave --grid out")
         if explainer.spec.explanation.count is not None:
             raise ModelFileError("a grid explains the frame's top class in every window; export the model without --classes")
         self.engine, self.spec = explainer.engine, explainer.spec

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkcam.errors import InputError
-from dkcam.runtime.explanation import Explanation, Score
+from dkcam.runtime.explanation import Detection, Explanation
 from dkcam.runtime.kernels import overlay
 from dkcam.runtime.result import Alarm
 
@@ -54,8 +54,9 @@ def draw(
 
     frame: uint8 [H, W, 3] BGR, the one that was explained; None takes it from GPU memory, where it lies there.
     Each heatmap is scaled by its own maximum. layout: with K
-    classes "side" gives K pictures side by side, uint8 [H, K·W, 3]; "tint" one picture, a colour per class. fps,
-    age_s (since the frame was captured): shown when given.
+    classes "side" gives K pictures side by side, uint8 [H, K·W, 3]; "tint" one picture, a colour per class. A detector's boxes
+    are in one picture, uint8 [H, W, 3]: "side" shows the largest heat of all of them, "tint" each one's in its colour. fps, age_s
+    (since the frame was captured): shown when given.
     """
     check_style(alpha, colormap, layout)
     if frame is None and explanation.on_gpu is None:
@@ -65,30 +66,89 @@ def draw(
             f"frame is {frame.shape[0]}x{frame.shape[1]}, expected the explained "
             f"{explanation.fit.frame_height}x{explanation.fit.frame_width}"
         )
-    scores, spread = explanation.explained_scores(), explanation.heatmap_std
-    tint = layout == "tint" and len(scores) > 1
-    tables = [_tint_table(TINTS[k % len(TINTS)], alpha) if tint else map_table(colormap, alpha) for k in range(len(scores))]
-    stacked, width = np.stack(tables), explanation.fit.frame_width
-    if frame is not None:
-        picture = overlay(frame, explanation.heatmap, explanation.fit, stacked, tint=tint)
+    width = explanation.fit.frame_width
+    if explanation.task == "detect":
+        picture = _with_boxes(frame, explanation, alpha, colormap, layout)
     else:
-        assert explanation.on_gpu is not None
-        gpu, taken = explanation.on_gpu.kernels, explanation.on_gpu.frame
-        picture = gpu.overlay(taken, explanation.heatmap, explanation.fit, stacked, tint=tint)
-    for k, score in enumerate(scores):
-        place = picture if tint else picture[:, k * width : (k + 1) * width]
-        colour = TINTS[k % len(TINTS)] if tint else (255, 255, 255)
-        words = _words(score)
-        if spread is not None:
-            _outline(place, explanation.fit.spread(spread[k]), colour)
-            words += f"  stability {explanation.stability(k):.2f}"
-        _write(place, words, k if tint else 0, colour)
+        tint = layout == "tint" and len(explanation.explained) > 1
+        colours = [TINTS[k % len(TINTS)] if tint else None for k in range(len(explanation.explained))]
+        picture = _heated(frame, explanation, explanation.heatmap, colours, alpha, colormap)
+        _write_scores(picture, explanation, tint=tint)
     told = [] if fps is None else [f"{fps:.0f} fps", explanation.device]
     if age_s is not None:
         told.append(f"age {age_s * 1e3:.0f} ms" if age_s < 10 else f"age {age_s:.0f} s")
     if told:
         _write(picture[:, :width], "  ".join(told), -1)
     return picture
+
+
+def _heated(
+    frame: Picture | None,
+    explanation: Explanation,
+    heatmaps: NDArray[np.float32],
+    colours: Sequence[tuple[int, int, int] | None],
+    alpha: float,
+    colormap: str,
+) -> Picture:
+    """Heatmaps [K, h, w] over the frame: in colours of their own in one picture, or side by side (None each)."""
+    tint = colours[0] is not None
+    tables = np.stack([map_table(colormap, alpha) if colour is None else _tint_table(colour, alpha) for colour in colours])
+    if frame is not None:
+        return overlay(frame, heatmaps, explanation.fit, tables, tint=tint)
+    assert explanation.on_gpu is not None
+    return explanation.on_gpu.kernels.overlay(explanation.on_gpu.frame, heatmaps, explanation.fit, tables, tint=tint)
+
+
+def _write_scores(picture: Picture, explanation: Explanation, *, tint: bool) -> None:
+    """What each heatmap is of, and how much masks change it."""
+    width, spread = explanation.fit.frame_width, explanation.heatmap_std
+    for k, score in enumerate(explanation.explained_scores()):
+        place = picture if tint else picture[:, k * width : (k + 1) * width]
+        colour = TINTS[k % len(TINTS)] if tint else (255, 255, 255)
+        words = score.words
+        if explanation.task == "regress":
+            words += ", what raises it" if explanation.rises(k) else ", what lowers it"
+        if spread is not None:
+            _outline(place, explanation.fit.spread(spread[k]), colour)
+            words += f"  stability {explanation.stability(k):.2f}"
+        _write(place, words, k if tint else 0, colour)
+
+
+def _with_boxes(frame: Picture | None, explanation: Explanation, alpha: float, colormap: str, layout: str) -> Picture:
+    """A detector's boxes with label and score, and their heat; where someone chose one, the heat of that one alone."""
+    found, shown = explanation.detections, explanation.shown
+    colours = {each.row: TINTS[k % len(TINTS)] for k, each in enumerate(found)}
+    maps = explanation.heatmap[[each.row for each in shown]]
+    if layout == "tint" and shown:
+        picture = _heated(frame, explanation, maps, [colours[each.row] for each in shown], alpha, colormap)
+    else:
+        # each over its own maximum, so that a weak box's heat is seen beside a strong one's
+        tops = maps.max((1, 2), keepdims=True)
+        scaled = np.divide(maps, tops, out=np.zeros_like(maps), where=np.isfinite(tops) & (tops > 0))
+        largest = scaled.max(0, keepdims=True, initial=0.0)
+        picture = _heated(frame, explanation, largest, [None], alpha, colormap)
+    for each in reversed(found):  # the best on top
+        _box(picture, each, colours[each.row], chosen=explanation.focus == each.row)
+    return picture
+
+
+def _box(picture: Picture, found: Detection, colour: tuple[int, int, int], *, chosen: bool) -> None:
+    height, width = picture.shape[:2]
+    left, top, right, bottom = (round(value * (side - 1)) for value, side in zip(found.box, (width, height) * 2, strict=True))
+    line = max(1, round(height / 360)) * (2 if chosen else 1)
+    cv2.rectangle(picture, (left, top), (right, bottom), (0, 0, 0), line + 2)
+    cv2.rectangle(picture, (left, top), (right, bottom), colour, line)
+    scale = height / 720
+    if scale < 0.12:
+        return  # too small to read
+    size, thickness = max(0.35, 0.7 * scale), max(1, round(1.5 * scale))
+    (wide, high), base = cv2.getTextSize(found.words, cv2.FONT_HERSHEY_SIMPLEX, size, thickness)
+    pad = max(2, round(4 * scale))
+    x = max(0, min(left, width - wide - 2 * pad))
+    y = top - high - base - pad if top >= high + base + pad else min(top + line, height - high - base - pad)
+    strip = picture[max(y, 0) : y + high + base + pad, x : x + wide + 2 * pad]
+    strip[:] = strip // 4
+    cv2.putText(picture, found.words, (x + pad, y + high + pad // 2), cv2.FONT_HERSHEY_SIMPLEX, size, colour, thickness, cv2.LINE_AA)
 
 
 def stale(picture: Picture, words: str) -> Picture:
@@ -145,10 +205,6 @@ def _table(colours: NDArray[np.float32], alpha: float) -> NDArray[np.uint32]:
     opacity = alpha * np.clip(np.arange(256, dtype=np.float32) / 255 * 1.5, 0, 1)[:, None]
     entries = np.concatenate([colours * opacity, 255 * (1 - opacity)], axis=1)
     return np.ascontiguousarray(np.rint(entries), np.uint8).view("<u4")[:, 0].astype(np.uint32)
-
-
-def _words(score: Score) -> str:
-    return f"{score.label} {score.probability:.0%}"
 
 
 def _write(picture: Picture, words: str, line: int, colour: tuple[int, int, int] = (255, 255, 255)) -> None:

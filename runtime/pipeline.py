@@ -197,6 +197,7 @@ class Pipeline:
         while (item := self._done.get()) is not None:
             ready, future = item
             explanation, infer_ms = future.result()
+            explanation = self._controls.focused(ready.frame.camera, explanation)
             done = Explained(ready.frame, explanation, ready.read_ms, ready.preprocess_ms, infer_ms, ready.arrived)
             wanted = any(sink.pictures for sink in self._sinks)
             style = self._controls.settings.style

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dkcam.printable import json_line
-from dkcam.runtime.explanation import Explanation
+from dkcam.runtime.explanation import Detection, Explanation, Score
 from dkcam.runtime.frame import Frame
 
 TOP = 3
@@ -70,7 +70,7 @@ class Result:
         """The line of a .jsonl sink; peak in 0..1 of the frame, null where the heatmap is zero everywhere."""
         said = self.explanation
         scores = scores_json(said)
-        later: dict[str, Any] = {name: scores.pop(name) for name in ("peaks", "stability") if name in scores}
+        later: dict[str, Any] = {name: scores.pop(name) for name in ("peaks", "stability", "sides") if name in scores}
         line: dict[str, Any] = {
             "frame": self.frame.index,
             "source": self.frame.source,
@@ -109,18 +109,42 @@ class Result:
 
 
 def scores_json(said: Explanation) -> dict[str, Any]:
-    """What an explanation says of its picture: the keys top, explained, peak, and peaks and stability where there are."""
+    """What an explanation says of its picture: the keys top, explained, peak, and peaks and stability where there are.
+
+    Of a detector also detections; peak is then the best one's. Of a regressor also sides: whether heat is what raises or lowers.
+    """
+    found: dict[str, Any] = {"top": [_score(s) for s in said.top(TOP)], "explained": [s.label for s in said.explained_scores()]}
+    if said.task == "detect":
+        found["detections"] = [_detection(each, said) for each in said.detections]
+        found["peak"] = found["detections"][0]["peak"] if said.detections else None
+        focused = [number for number, each in enumerate(said.detections) if each.row == said.focus]
+        if focused:
+            found["focus"] = focused[0]
+        return found
     peaks = [_rounded(said.peak(k)) for k in range(len(said.explained))]
-    found: dict[str, Any] = {
-        "top": [{"label": s.label, "index": s.index, "probability": _finite(s.probability, 6)} for s in said.top(TOP)],
-        "explained": [s.label for s in said.explained_scores()],
-        "peak": peaks[0],
-    }
+    found["peak"] = peaks[0]
     if len(peaks) > 1:
         found["peaks"] = peaks
+    if said.task == "regress":
+        found["sides"] = ["rise" if said.rises(k) else "fall" for k in range(len(said.explained))]
     if said.heatmap_std is not None:
         found["stability"] = _finite(said.stability(), 5)
     return found
+
+
+def _score(score: Score) -> dict[str, Any]:
+    known = {"probability": _finite(score.probability, 6)} if score.value is None else {"value": _finite(score.value, 6)}
+    return {"label": score.label, "index": score.index, **known}
+
+
+def _detection(found: Detection, said: Explanation) -> dict[str, Any]:
+    return {
+        "label": found.label,
+        "index": found.index,
+        "score": _finite(found.probability, 6),
+        "box": [round(value, 5) for value in found.box],
+        "peak": _rounded(said.peak(found.row)),
+    }
 
 
 def _finite(value: float, digits: int) -> float | None:

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -64,13 +64,14 @@ def main(
 
     from dkcam.errors import DataError
     from dkcam.files import check_target, write_file
+    from dkcam.tools.checks.detections import Tally, measure_detections
     from dkcam.tools.checks.formats import has_labels, read_dataset
     from dkcam.tools.checks.judge import failed, judge, nothing_judged, summary
     from dkcam.tools.checks.judge import junit as junit_xml
     from dkcam.tools.checks.measure import measure
     from dkcam.tools.checks.plain import open_plain, plain_samples
     from dkcam.tools.checks.report import PICTURES, document, keep_images, page
-    from dkcam.tools.checks.rules import AGAINST, DEFAULT, Rule, check_classes, read_rules
+    from dkcam.tools.checks.rules import AGAINST, DEFAULT, DEFAULT_OF_DETECTORS, Rule, check_classes, read_rules
     from dkcam.tools.checks.samples import Labels, Windows, by_label, samples
 
     start = time.perf_counter()
@@ -99,16 +100,25 @@ def main(
     open_model = partial(_opened, device=device, threads=threads, provider_options=provider_options, grid=grid, background=background)
     with open_model(model) as explainer, open_model(against) if against else nullcontext() as second:
         spec = explainer.spec
-        if second is not None and second.spec.labels != spec.labels:
-            raise DataError(f"{against} has other classes than {model or 'the model'}; compare models of the same classes")
+        _check_task(spec.task, against=against is not None, windows=windows, sequence=sequence)
+        if spec.task == "detect" and not rules_file:
+            rules = DEFAULT_OF_DETECTORS
+        if second is not None and (second.spec.labels, second.spec.task) != (spec.labels, spec.task):
+            raise DataError(f"{against} has other classes or another task than {model or 'the model'}; compare models of the same classes")
         check_classes(rules, spec.labels)
         labels = Labels(rules, spec.labels, found)
-        size = Windows(spec.input.height, spec.input.width) if windows else None
-        shown = plain_samples(found, source, max_pictures) if source else samples(found, labels, size)
-        with _progress(source.count if source else _boxes(found, labels)) as advance:
-            measured = measure(explainer, shown, rules, against=second, advance=advance)
+        tally = Tally() if spec.task == "detect" else None
+        with _progress(source.count if source else len(found.pictures) if tally else _boxes(found, labels)) as advance:
+            if tally is not None:
+                measured = measure_detections(explainer, found, labels, rules, tally=tally, advance=advance)
+            else:
+                size = Windows(spec.input.height, spec.input.width) if windows else None
+                shown = plain_samples(found, source, max_pictures) if source else samples(found, labels, size)
+                measured = measure(explainer, shown, rules, against=second, advance=advance)
             records = list(keep_images(measured, PICTURES if report else 0))
         used = explainer.device
+    if not records and tally is not None and tally.missed:
+        raise DataError(f"the detector found none of the {tally.missed} labelled boxes of {dataset}, and nothing else of their classes")
     if not records:
         raise DataError(
             f"no picture of {dataset} can be judged: its classes ({by_label(labels.unmatched) or 'none'}) are not the model's "
@@ -127,6 +137,7 @@ def main(
         "windows": windows,
         "pictures": len(records) if source else len(found.pictures),
         "samples": len(records),
+        "detections": {**asdict(tally), "text": tally.line()} if tally is not None else None,
         "unmatched": by_label(labels.unmatched),
         "problem_counts": found.counts(),
     }
@@ -169,6 +180,21 @@ def _opened(
         yield grid_explainer(Explainer(engine), grid, background)
     finally:
         engine.close()
+
+
+def _check_task(task: str, *, against: bool, windows: bool, sequence: bool) -> None:
+    """Errors: DataError for what cannot be judged."""
+    from dkcam.errors import DataError
+
+    if task == "regress":
+        raise DataError("dk-check judges classifiers and detectors; this model's task is regress, whose outputs have no boxes to be on")
+    for flag, given, why in (
+        ("--against", against, "it compares the top class of pictures"),
+        ("--windows", windows, "a detector looks for its objects itself"),
+        ("--sequence", sequence, "it follows one object, and a detector has several"),
+    ):
+        if task == "detect" and given:
+            raise DataError(f"{flag} is for classifiers ({why}), and this model is a detector; leave it out")
 
 
 def _boxes(dataset: Dataset, labels: Labels) -> int:

@@ -33,6 +33,8 @@ class RunSummary:
     """Collects results as they come."""
 
     labels: Counter[str] = field(default_factory=Counter)
+    values: dict[str, tuple[float, float]] = field(default_factory=dict)  # of a regressor's outputs: least, most
+    task: str = "classify"
     infer_ms: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     heights: list[float] = field(default_factory=list)  # of the signs that stood near, frame pixels
     recognised: int = 0
@@ -40,10 +42,20 @@ class RunSummary:
     device: str = ""
 
     def add(self, result: Result) -> None:
-        self.labels[result.explanation.top(1)[0].label] += 1
+        said = result.explanation
+        self.task = said.task
+        if said.task == "regress":
+            for score in said.top(len(said.labels)):
+                assert score.value is not None
+                least, most = self.values.get(score.label, (score.value, score.value))
+                self.values[score.label] = min(least, score.value), max(most, score.value)
+        elif said.task == "detect":
+            self.labels.update([found.label for found in said.detections] or ["nothing"])
+        else:
+            self.labels[said.top(1)[0].label] += 1
         self.infer_ms.append(result.latency.infer)
         self.device = result.explanation.device
-        if result.frame.boxes is not None:
+        if result.frame.boxes is not None and said.task == "classify":
             self._compare(result.explanation, nearest_sign(result.frame.boxes, *result.frame.image.shape[:2]))
 
     def _compare(self, said: Explanation, sign: Box | None) -> None:
@@ -72,7 +84,7 @@ class RunSummary:
         found = [
             f"{frames} frames at {fps:.1f} frames/s on {self.device}, inference {float(np.median(self.infer_ms)):.1f} ms (median)"
             + (f", {dropped} dropped" if dropped else ""),
-            f"top class, frames: {seen}",
+            self._outputs() if self.values else f"detections: {seen}" if self.task == "detect" else f"top class, frames: {seen}",
         ]
         if self.heights:
             found.append(
@@ -80,6 +92,10 @@ class RunSummary:
                 f"recognised in {self.recognised} ({self.recognised / len(self.heights):.0%})"
             )
         return found + (self._table() if self.hits else [])
+
+    def _outputs(self) -> str:
+        parts = [f"{name} {least:.3g} to {most:.3g}" for name, (least, most) in list(self.values.items())[:5]]
+        return f"outputs: {', '.join(parts)}"
 
     def _table(self) -> list[str]:
         across, down = self.hits[0].tolerance

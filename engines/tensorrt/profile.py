@@ -35,7 +35,8 @@ class Profile:
         if not (1 <= chosen[0] <= chosen[1] <= chosen[2]) or chosen[0] < least or chosen[2] > most:
             raise EngineError(f"--batch {':'.join(map(str, chosen))}: expected MIN:OPT:MAX within {least}:{most}, which this graph takes")
         k = spec.explanation.count
-        classes = (k, k, k) if k else (1, 1, min(spec.ranks, MOST_CLASSES))
+        different = 2 * len(spec.labels) if spec.task == "regress" else spec.ranks  # its outputs rise and fall
+        classes = (k, k, k) if k else (1, 1, min(different, MOST_CLASSES))
         return Profile(chosen, _sides(spec.input, spec.input.height), _sides(spec.input, spec.input.width), classes)
 
     def shapes(self, spec: ModelSpec) -> Mapping[str, Shapes]:

@@ -181,7 +181,7 @@ class DetectReference:
         """[B, K, h, w] of each layer on the finest grid: levels' maps, of which one is not zero, as they are."""
         if len(maps) == 1 or not self._levels():
             return maps[0] if len(maps) == 1 else together(maps)
-        finest = tuple(max((one.shape[2:] for one in maps), key=lambda size: size[0] * size[1]))
+        finest = list(max(maps, key=lambda one: one.shape[2] * one.shape[3]).shape[2:])
         spread = [torch.nn.functional.interpolate(one, size=finest, mode="bilinear", align_corners=False) for one in maps]
         return torch.stack(spread).sum(0)
 

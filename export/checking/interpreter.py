@@ -13,8 +13,8 @@ Derivatives where there is none, which the rules follow:
     HardSwish                            0 at −3, 1 at 3
     Abs, Sign, Floor, Ceil, Round        0 where it is not defined, and for all but Abs everywhere
     Max, Min                             the first of equal inputs gets it all
-    MaxPool, GlobalMaxPool, TopK         the first of equal numbers in row-major order
-    ReduceMax, ReduceMin                 shared evenly among equals
+    MaxPool, TopK                        the first of equal numbers in row-major order
+    ReduceMax, ReduceMin, GlobalMaxPool  shared evenly among equals
     norms (ReduceL2, LpPool …)           0 at 0
     QuantizeLinear                       1 within the range of the type, its ends included, 0 where it is cut off
 

@@ -110,16 +110,17 @@ def unbroadcast(writer: Writer, cotangent: Cotangent, out: ir.Value, source: ir.
 
 
 def merge(writer: Writer, cotangents: list[Cotangent]) -> Cotangent:
-    """The sum: where the part with K is the same, only the diagonals add up."""
+    """The sum: where the part with K is the same, only the diagonals add up; where the diagonal is, the parts with K."""
     groups: dict[ir.Value, list[ir.Value | None]] = {}
     for cotangent in cotangents:
         groups.setdefault(cotangent.g, []).append(cotangent.d)
-    parts = []
+    by_diagonal: dict[ir.Value | None, ir.Value] = {}
     for g, diagonals in groups.items():
         total = diagonals[0]
         for other in diagonals[1:]:
             total = writer.add(writer.number(1.0) if total is None else total, writer.number(1.0) if other is None else other)
-        parts.append(Cotangent(g, total))
+        by_diagonal[total] = writer.add(by_diagonal[total], g) if total in by_diagonal else g
+    parts = [Cotangent(g, d) for d, g in by_diagonal.items()]
     if len(parts) == 1:
         return parts[0]
     whole = parts[0].whole(writer)

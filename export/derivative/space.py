@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,7 +9,7 @@ import onnx_ir as ir
 
 from dkcam.export.derivative.cotangent import Cotangent
 from dkcam.export.derivative.rule import Step
-from dkcam.export.writer import Dimension, Writer, rank_of, shape_of
+from dkcam.export.writer import Dimension, Writer, dimension_of, factors, product_of, rank_of, shape_of
 
 FAR = 2**31 - 1  # as the end of a slice: all that is there
 
@@ -55,6 +54,13 @@ class Windows:
         return Windows(kernel, strides, dilations, begins, ends, self.ceil)
 
 
+def times(size: Dimension, count: Dimension) -> int | None:
+    """How many times as long ``size`` is, where that is a whole number at every size: "height/2" is twice "height/4"."""
+    (above, names), (below, others) = factors(size), factors(count)
+    ratio = above / below if below else above
+    return int(ratio) if names == others and below and ratio.denominator == 1 else None
+
+
 def windows_of(step: Step, kernel: Sequence[int]) -> Windows:
     """An operator's windows. Errors: UnsupportedOperator where padding is negative or depends on a size that is free."""
     count = len(kernel)
@@ -62,13 +68,13 @@ def windows_of(step: Step, kernel: Sequence[int]) -> Windows:
     pads, auto = step.attribute("pads", [0] * 2 * count), step.attribute("auto_pad", "NOTSET")
     found = Windows(list(kernel), strides, dilations, [0] * count, [0] * count, bool(step.attribute("ceil_mode", 0)))
     if auto in ("SAME_UPPER", "SAME_LOWER"):
-        for axis, size in enumerate(shape_of(step.x)[2:]):
-            total = found.reach[axis] - 1
-            if strides[axis] != 1:
-                if isinstance(size, str):
-                    raise step.refuse(f"auto_pad {auto} with a stride over a free size pads by what the size is; fix the size")
-                total = max((-(-size // strides[axis]) - 1) * strides[axis] + found.reach[axis] - size, 0)
-            found.begins[axis], found.ends[axis] = shared(total, auto)
+        for axis, (size, out) in enumerate(zip(shape_of(step.x)[2:], shape_of(step.y)[2:], strict=True)):
+            stride, left = strides[axis], 0  # left: of the size beyond a multiple of the stride
+            if isinstance(size, int):
+                left = size % stride
+            elif stride != 1 and times(size, out) != stride:
+                raise step.refuse(f"auto_pad {auto} with a stride over a free size pads by what the size is; fix the size")
+            found.begins[axis], found.ends[axis] = shared(max(found.reach[axis] - (left or stride), 0), auto)
     elif auto == "NOTSET":
         if min(pads, default=0) < 0:
             raise step.refuse(f"pads are negative: {pads}")
@@ -85,7 +91,7 @@ def pooled(step: Step) -> Windows:
     agree(step, expected)
     for axis, (size, count) in enumerate(zip(sizes, expected, strict=True)):
         stride, reach = windows.strides[axis], windows.reach[axis]
-        short = isinstance(size, int) and isinstance(count, int) and (count - 1) * stride + reach < size
+        short = reach < stride if count is None or isinstance(size, str) else (int(count) - 1) * stride + reach < size
         if step.attribute("auto_pad", "NOTSET").startswith("SAME") and (reach != windows.kernel[axis] or short):
             raise step.refuse("auto_pad SAME with dilations, or with gaps between windows: runtimes pad that in other ways than ONNX says")
         if windows.ceil and isinstance(size, str) and reach < stride + windows.ends[axis]:
@@ -130,9 +136,7 @@ def replaced(sizes: Sequence[Dimension], axis: int, size: Dimension) -> list[Dim
 
 def product(*sizes: Dimension) -> Dimension:
     """Of dimensions: a number, or a name that says what it is made of."""
-    names = [size for size in sizes if isinstance(size, str)]
-    number = math.prod(size for size in sizes if isinstance(size, int))
-    return "*".join([str(number), *names] if number != 1 else names) if names else number
+    return dimension_of(*product_of(sizes))
 
 
 def shaped(value: ir.Value, sizes: Sequence[Dimension]) -> ir.Value:

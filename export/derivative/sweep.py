@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from dkcam.export.derivative import rules  # noqa: F401
 from dkcam.export.derivative.cotangent import Cotangent, merge
+from dkcam.export.derivative.places import canonical
 from dkcam.export.derivative.rule import RULES, Step, UnsupportedOperator
 from dkcam.export.writer import FLOATS, UnknownShape, Writer
 
@@ -67,7 +68,7 @@ def sweep(writer: Writer, seeds: Mapping[ir.Value, Cotangent], targets: Sequence
         if not any(wants):
             continue
         try:
-            given = [merge(writer, arrived[output]) if arrived.get(output) else None for output in node.outputs]
+            given = [_together(writer, arrived[output]) if arrived.get(output) else None for output in node.outputs]
             for output, one in zip(node.outputs, given, strict=True):
                 if one is not None:
                     arrived[output] = [one]  # a target among them is asked for once more below
@@ -80,7 +81,11 @@ def sweep(writer: Writer, seeds: Mapping[ir.Value, Cotangent], targets: Sequence
                 arrived[source].append(cotangent)
         except UnknownShape as error:
             raise UnsupportedOperator(node, str(error)) from error
-    return {target: merge(writer, arrived[target]) for target in targets if arrived.get(target)}
+    return {target: _together(writer, arrived[target]) for target in targets if arrived.get(target)}
+
+
+def _together(writer: Writer, cotangents: Sequence[Cotangent]) -> Cotangent:
+    return merge(writer, [canonical(writer, one) for one in cotangents])
 
 
 def activated(nodes: Sequence[ir.Node], targets: Sequence[ir.Value]) -> set[ir.Value]:

@@ -21,7 +21,7 @@ COARSE = 128  # pixels: no feature map is coarser
 
 
 def sizes(base: Size, dynamic: Sequence[str], step: int) -> list[Size]:
-    """What to look at: the corners of a box above ``base``, ``step`` pixels wide, then a few more to check."""
+    """What to look at: the corners of a box above ``base``, ``step`` pixels wide, then a few more to check, above and below."""
     batch, height, width = base
     free = set(dynamic)
     batches = (batch + 1, batch + 2) if "batch" in free else (batch,)
@@ -31,7 +31,8 @@ def sizes(base: Size, dynamic: Sequence[str], step: int) -> list[Size]:
     more = batch + 4 if "batch" in free else batch
     if "size" not in free:
         return [*corners, (more, height, width)]
-    return [*corners, (more, height + 3 * step, width + 2 * step), (batches[0], height + 2 * step, width)]
+    half = (batches[0], height - height // (2 * step) * step, width - width // (2 * step) * step)
+    return [*corners, (more, height + 3 * step, width + 2 * step), (batches[0], height + 2 * step, width), half]
 
 
 class Names:

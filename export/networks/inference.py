@@ -24,8 +24,9 @@ from dkcam.export.networks.refuse import first_line, refusal, shown
 Shape = tuple["int | None", ...]
 
 DATA = 1024  # values: longer constants say nothing about shapes
-LARGEST = 1 << 29  # values of one activation
+LARGEST = 1 << 29  # values of one activation at the smallest of the sizes
 MOST_AXES = 16
+SIZES = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}  # which input has a number for each axis
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Inference:
         self._opset = self.model.opset_imports.get("", 1)
         self._budget = Budget()
         self._names = names_of(graph)
+        values = [math.prod(size) for size in self.sizes]
+        self._most = [LARGEST * count // min(values) for count in values]
         self._types: dict[tuple[int, Shape | None], onnx.TypeProto] = {}
         assert self.image.dtype is not None
         self.facts[self.image] = Fact(self.image.dtype, tuple(self.sizes))
@@ -95,7 +98,10 @@ class Inference:
             self._branch(node)
             return
         if node.op_type == "Constant":
-            array = folding.constant_of(node)
+            try:
+                array = folding.constant_of(node)
+            except (ValueError, TypeError) as error:
+                raise self._refused(node, f"is damaged: {first_line(error)}") from error
             if array is None:
                 raise self._refused(node, "holds text or a sparse tensor, expected numbers")
             self.facts[node.outputs[0]] = self._known(array)
@@ -118,7 +124,10 @@ class Inference:
         if condition is None or not condition.constant or condition.arrays is None or condition.arrays[0].size != 1:
             raise self._refused(node, "chooses while the network runs; expected no control flow: export it traced, with fixed sizes")
         for value in splice(node, bool(condition.arrays[0].reshape(())[()]), self._names):
-            self._initializer(value)
+            try:
+                self._initializer(value)
+            except (ValueError, TypeError) as error:
+                raise self._refused(node, f"has the damaged weight {shown(value.name)}: {first_line(error)}") from error
 
     # shapes
 
@@ -137,7 +146,7 @@ class Inference:
                 continue
             types = {n: self._type(fact, at) for n, fact in zip(names, inputs, strict=True) if fact is not None}
             data = {n: numpy_helper.from_array(a) for n, fact in zip(names, inputs, strict=True) if (a := _data(fact, at)) is not None}
-            found.append(self._outputs(node, schema, proto, types, data))
+            found.append(self._outputs(node, schema, proto, types, data, self._most[at]))
             self._check_sizes(node, [None if fact is None else fact.shapes[at] for fact in inputs], found[-1])
         return {i: Fact(dtype, tuple(one[i][1] for one in found)) for i, (dtype, _) in found[0].items()}
 
@@ -148,6 +157,7 @@ class Inference:
         proto: onnx.NodeProto,
         types: dict[str, onnx.TypeProto],
         data: dict[str, onnx.TensorProto],
+        most: int,
     ) -> dict[int, tuple[ir.DataType, Shape | None]]:
         try:
             inferred = onnx.shape_inference.infer_node_outputs(
@@ -168,7 +178,7 @@ class Inference:
                 raise self._refused(node, "gives text, expected numbers")
             shape = _shape(kind.tensor_type)
             if shape is not None:
-                self._check(node, shape)
+                self._check(node, shape, most)
             found[index] = (ir.DataType(kind.tensor_type.elem_type), shape)
         return found
 
@@ -179,25 +189,29 @@ class Inference:
             found = self._types[key] = helper.make_tensor_type_proto(*key)
         return found
 
-    def _check(self, node: ir.Node, shape: Shape) -> None:
+    def _check(self, node: ir.Node, shape: Shape, most: int) -> None:
         known = [d for d in shape if d is not None]
         if len(shape) > MOST_AXES:
             raise self._refused(node, f"gives {len(shape)} axes, expected {MOST_AXES} at most")
-        if any(d < 0 for d in known) or math.prod(known) > LARGEST:
+        if any(d < 0 for d in known) or math.prod(known) > most:
             raise self._refused(node, f"gives {list(shape)}, expected {LARGEST} values at most")
 
     def _check_sizes(self, node: ir.Node, inputs: Sequence[Shape | None], outputs: Mapping[int, tuple[ir.DataType, Shape | None]]) -> None:
         """What onnx's inference takes on trust."""
         first = inputs[0] if inputs else None
+        wanted = SIZES.get(node.op_type, len(inputs))
+        size = inputs[wanted] if wanted < len(inputs) else None
+        if size is not None and len(size) == 1 and (size[0] or 0) > MOST_AXES:
+            raise self._refused(node, f"gives {size[0]} axes, expected {MOST_AXES} at most")
         if node.op_type == "Reshape" and first is not None:
             before, after = _count(first), _count(outputs[0][1])
             if before is not None and after is not None and before != after:
                 raise self._refused(node, f"cannot take {list(first)}: {before} values do not fill {list(outputs[0][1] or ())}")
         if node.op_type == "Conv" and first is not None and inputs[1] is not None and len(first) > 1 and len(inputs[1]) > 1:
             group = node.attributes["group"].as_int() if "group" in node.attributes else 1
-            channels, wanted = first[1], inputs[1][1]
-            if channels is not None and wanted is not None and channels != wanted * group:
-                raise self._refused(node, f"cannot take {list(first)}: its weights are for {wanted * group} channels")
+            channels, inside = first[1], inputs[1][1]
+            if channels is not None and inside is not None and channels != inside * group:
+                raise self._refused(node, f"cannot take {list(first)}: its weights are for {inside * group} channels")
 
     # constants
 

@@ -15,25 +15,15 @@ from onnx import inliner, version_converter
 from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass
 
 from dkcam.errors import ExportError
-from dkcam.export.networks.bounds import MOST_NODES
 from dkcam.export.networks.branches import free_name, names_of
 from dkcam.export.networks.inference import Fact
-from dkcam.export.networks.refuse import STANDARD, first_line, refusal, shown
+from dkcam.export.networks.refuse import COMPOSITES, STANDARD, first_line, refusal, shown
 from dkcam.printable import printable
 
 OPSET = 18
 SMALL = 64  # values: constants up to here go along through onnx's C++ code, which reads axes and sizes from them
 SCOPES = "pkg.torch.onnx.name_scopes"  # what torch's exporter says of a node, and layers are named by
 LONGEST_SCOPES = 4096
-
-# made of other operators, by ONNX's own definition of them; what has a rule and what runtimes know better stays
-COMPOSITES = frozenset(
-    {
-        *("AffineGrid", "Attention", "CastLike", "CenterCropPad", "LinearAttention", "MeanVarianceNormalization"),
-        *("NegativeLogLikelihoodLoss", "RMSNormalization", "RotaryEmbedding", "SoftmaxCrossEntropyLoss", "SwiGLU", "Swish"),
-    }
-)
-MOST_PARTS = 64  # nodes that one of them is made of
 
 
 def through(model: ir.Model, change: Callable[[onnx.ModelProto], onnx.ModelProto], what: str, source: str) -> ir.Model:
@@ -100,14 +90,17 @@ def raise_opset(model: ir.Model, source: str) -> ir.Model:
 
 
 def inline_composites(model: ir.Model, source: str) -> ir.Model:
-    """Operators that ONNX defines by others, and that have no rule, are written as those. Before: every type is known."""
+    """Operators that ONNX defines by others, and that have no rule, are written as those. Before: every type is known,
+    and their number was bounded (refuse.check_calls).
+    """
     for _ in range(4):  # a definition may use another
         kinds = {node.op_type for node in model.graph if node.domain == "" and node.op_type in COMPOSITES}
         if not kinds:
             break
-        count = sum(node.op_type in kinds for node in model.graph)
-        if len(model.graph) + MOST_PARTS * count > MOST_NODES:
-            raise refusal(f"{source} has {count} operators such as {sorted(kinds)[0]}; written out that is more than {MOST_NODES} nodes")
+
+        for node in model.graph:
+            if node.op_type in kinds:
+                _defaults(node, model.opset_imports[""])
 
         def inline(proto: onnx.ModelProto, kinds: set[str] = kinds) -> onnx.ModelProto:
             return inliner.inline_selected_functions(proto, [("", kind) for kind in kinds], inline_schema_functions=True)
@@ -116,13 +109,22 @@ def inline_composites(model: ir.Model, source: str) -> ir.Model:
     return model
 
 
-def standard_domain(model: ir.Model) -> None:
+def _defaults(node: ir.Node, opset: int) -> None:
+    """Attributes that are left out are written out: ONNX's definitions read them."""
+    for name, attribute in onnx.defs.get_schema(node.op_type, opset, "").attributes.items():
+        if name not in node.attributes and attribute.default_value.type:
+            node.attributes[name] = ir.serde.deserialize_attribute(attribute.default_value)
+
+
+def standard_domain(model: ir.Model, source: str) -> None:
     """Every node is of ONNX's own domain, written as "", and no other is imported."""
     for domain in [domain for domain in model.opset_imports if domain not in STANDARD]:
         model.opset_imports.pop(domain)
     version = model.opset_imports.pop("ai.onnx", None)
     model.opset_imports.setdefault("", version or 1)
-    assert all(node.domain == "" for node in model.graph)
+    for node in model.graph:
+        if node.domain:
+            raise refusal(f"{source} has {shown(node.op_type)} (node {shown(node.name)}) of {shown(node.domain)}, which it does not define")
 
 
 def describe(model: ir.Model, facts: Mapping[ir.Value, Fact], dimensions: Callable[[Fact], list[int | str | None] | None]) -> None:
@@ -183,7 +185,7 @@ def constant_shapes(model: ir.Model) -> None:
         node.replace_input_with(1, constant)
 
 
-def drop_identities(model: ir.Model) -> None:
+def drop_identities(model: ir.Model, source: str) -> None:
     """No Identity and no Dropout is left but where an input is an output. Errors: ExportError for a Dropout that drops.
 
     Before: constants are folded, so that a training mode is a number.
@@ -194,9 +196,8 @@ def drop_identities(model: ir.Model) -> None:
         training = node.inputs[2] if len(node.inputs) > 2 else None
         off = training is None or (training.const_value is not None and not training.const_value.numpy().any())
         if not off:
-            raise refusal(
-                f"Dropout (node {shown(node.name)}) drops values; expected a network in evaluation mode; export it after model.eval()"
-            )
+            where = f"Dropout (node {shown(node.name)})"
+            raise refusal(f"{source}: {where} drops values; expected a network in evaluation mode; export it after model.eval()")
         if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
             continue
         node.resize_outputs(1)
@@ -206,21 +207,21 @@ def drop_identities(model: ir.Model) -> None:
     IdentityEliminationPass()(model)
 
 
-def prune(model: ir.Model) -> None:
-    """Nothing is left that no output depends on; nodes are in the order they run. Errors: ExportError for a cycle."""
+def prune(model: ir.Model, source: str) -> None:
+    """Nothing is left that no output depends on; nodes are in the order they run."""
     RemoveUnusedNodesPass()(model)
-    sort(model.graph)
+    sort(model.graph, source)
 
 
-def sort(graph: ir.Graph) -> None:
+def sort(graph: ir.Graph, source: str) -> None:
     """Nodes are in the order they run. Errors: ExportError for a cycle."""
     try:
         graph.sort()
     except ValueError as error:
-        raise cycle(graph) from error
+        raise cycle(graph, source) from error
 
 
-def cycle(graph: ir.Graph) -> ExportError:
+def cycle(graph: ir.Graph, source: str) -> ExportError:
     """The error for a graph without an order, naming one node that waits for itself."""
     waiting = {node: sum(value is not None and value.producer() is not None for value in node.inputs) for node in graph}
     ready = [node for node, count in waiting.items() if count == 0]
@@ -234,7 +235,7 @@ def cycle(graph: ir.Graph) -> ExportError:
                     ready.append(use.node)
     left = next(iter(waiting), None)
     where = "" if left is None else f": {shown(left.op_type)} (node {shown(left.name)}) waits for its own output"
-    return refusal(f"the graph has a cycle{where}; expected a network without loops; export it again")
+    return refusal(f"{source} has a cycle{where}; expected a network without loops; export it again")
 
 
 def name_nodes(model: ir.Model) -> None:

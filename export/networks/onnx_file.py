@@ -101,7 +101,7 @@ def open_model(
     model = _model(skeleton, weights, source)
     normalise.check(model, source)
     model = normalise.inline_functions(model, source)
-    normalise.standard_domain(model)
+    normalise.standard_domain(model, source)
     image = used_inputs(model, declared, source)
     place = place_of(image, declared, metadata, source, size=size, dynamic=dynamic, batch=batch)
     model, image, multiple = _normal(model, image, place, declared, source)
@@ -160,7 +160,7 @@ def _model(skeleton: onnx.ModelProto, weights: Mapping[str, Array], source: str)
             value.const_value = ir.tensor(weights[value.name or ""], name=value.name)
             model.graph.register_initializer(value)
     model.ir_version = max(model.ir_version, 8)
-    normalise.sort(model.graph)
+    normalise.sort(model.graph, source)
     return model
 
 
@@ -173,8 +173,8 @@ def _normal(model: ir.Model, image: ir.Value, place: Place, declared: Declared, 
         image = model.graph.inputs[0]
         multiple = _settle(model, image, place, None, source, multiple)
     normalise.constant_shapes(model)
-    normalise.drop_identities(model)
-    normalise.prune(model)
+    normalise.drop_identities(model, source)
+    normalise.prune(model, source)
     normalise.name_nodes(model)
     return model, image, multiple
 

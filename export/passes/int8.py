@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -44,14 +44,22 @@ class _Quantiser:
         sources = {one.node: one.source for one in self._plan.operators.values()}
         uses = {value: [use for use in value.uses() if use.node in sources and use.idx == 0] for value in self._plan.given}
         for value in self._plan.rounded:
-            self._pair(self._editor.take_over(value, "exact"), value, *steps[value])
+            before = value.producer()
+            if before is not None and len(before.outputs) == 1:
+                self._pair(self._editor.take_over(value, "exact"), value, *steps[value])
+            else:
+                self._pair_behind(value, steps[value], list(value.uses()))
         for value in self._plan.given:
-            rounded = self._pair(value, f"{value.name}.rounded", *steps[value])
-            for use in uses[value]:
-                use.node.replace_input_with(use.idx, rounded)
+            self._pair_behind(value, steps[value], uses[value])
         for one in self._plan.operators.values():
             self._operator(one, steps[sources[one.node]][0])
         self._editor.finish()
+
+    def _pair_behind(self, value: ir.Value, step: tuple[float, int], uses: Sequence[tuple[ir.Node, int]]) -> None:
+        """What these read is the value rounded."""
+        rounded = self._pair(value, f"{value.name}.rounded", *step)
+        for node, index in uses:
+            node.replace_input_with(index, rounded)
 
     def _pair(self, value: ir.Value, result: str | ir.Value, step: float, zero: int) -> ir.Value:
         """The value rounded to whole steps."""

@@ -72,8 +72,8 @@ class Operator:
 
 @dataclass
 class Plan:
-    """operators: that are int8, by name. rounded: values that everything reads with 8 bits, in the order the network computes them.
-    given: further values that the operators alone read so.
+    """operators: that are int8, by name. rounded: values that everything reads with 8 bits. given: further values that the operators
+    alone read so.
     """
 
     operators: dict[str, Operator]
@@ -179,8 +179,10 @@ def plan(model: ir.Model, ends: Collection[ir.Value], target: str, keep: Collect
             continue
         found.rounded.append(value)
     everywhere = set(found.rounded)
-    sources = dict.fromkeys(one.source for one in found.operators.values())
-    found.given.extend(value for value in sources if value not in everywhere)
+    for value in dict.fromkeys(one.source for one in found.operators.values()):
+        if value not in everywhere:
+            alone = value not in fixed and value.producer() is not None and all(node in chosen for node in readers(value))
+            (found.rounded if alone else found.given).append(value)
     return found
 
 

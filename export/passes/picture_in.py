@@ -100,6 +100,7 @@ def _cast(writer: Writer, cast: ir.Node, value: ir.Value) -> None:
     to = cast.attributes["to"].as_int()
     if to == ir.DataType.FLOAT and not cast.outputs[0].is_graph_output():
         cast.outputs[0].replace_all_uses_with(value)
+        writer.graph.remove(cast, safe=True)
     else:
         cast.replace_input_with(0, value)
 

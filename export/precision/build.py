@@ -53,13 +53,15 @@ class Subject:
 @dataclass(frozen=True)
 class LowPrecision:
     """numerics: of the file. kept: operators in float32, worst first. fidelity: on pictures held back, None unjudged.
-    rendered: whether those were drawn, for want of pictures of the user's.
+    rendered: whether those were drawn, for want of pictures of the user's. doubt: why these pictures could not tell a bad file from
+    a faithful one, "" if they could.
     """
 
     numerics: Numerics
     kept: tuple[Kept, ...] = ()
     fidelity: Fidelity | None = None
     rendered: bool = False
+    doubt: str = ""
 
     def describe(self, spec: ModelSpec) -> ModelSpec:
         """The spec with what its file is."""
@@ -72,7 +74,7 @@ def build(subject: Subject, spec: ModelSpec, calibration: Pictures | None, *, ch
     """Numerics for ``precision`` and ``target`` of a spec.
 
     calibration: in place of rendered scenes. check: choose what to keep and judge; off, the network is calibrated alone. Errors:
-    FidelityError when the file would say something else than the network, or when the pictures cannot tell; ExportError for too few
+    FidelityError when the file would say something else than the network, or when nothing can be judged; ExportError for too few
     pictures.
     """
     if calibration is None:
@@ -98,11 +100,6 @@ def build(subject: Subject, spec: ModelSpec, calibration: Pictures | None, *, ch
 
     expected = answers("judge")
     unsure = doubt(expected, task, limits)
-    if unsure:
-        raise FidelityError(
-            f"whether the {precision} file says what the model says cannot be told: {unsure}; nothing was written; "
-            "give --calibration pictures like yours, of all kinds, or --no-verify"
-        )
     if isinstance(numerics, Int8):
         chosen = nearer(limits, task, CHOSEN)
         if "agreement" in chosen:
@@ -115,13 +112,18 @@ def build(subject: Subject, spec: ModelSpec, calibration: Pictures | None, *, ch
             )
     report(f"judging on {len(expected)} pictures", 0, 0)
     fidelity = compare(open_file(numerics), expected, task)
+    if not any(fidelity.means[name].count for name in JUDGES[task].figures):
+        raise FidelityError(
+            f"whether the {precision} file says what the model says cannot be told: {unsure}; nothing was written; "
+            "give --calibration pictures like yours, or --no-verify"
+        )
     missed = fidelity.misses(limits)
     if missed:
         raise FidelityError(
             f"the {precision} file differs from the model: {missed} ({len(kept)} layers in float32); nothing was written; "
             "calibrate on more pictures like yours, or --no-verify"
         )
-    return LowPrecision(numerics, kept, fidelity, pictures.rendered)
+    return LowPrecision(numerics, kept, fidelity, pictures.rendered, unsure)
 
 
 def _start(subject: Subject, spec: ModelSpec, pictures: Pictures, report: Report) -> tuple[Numerics, dict[str, int]]:

@@ -112,8 +112,8 @@ class FlightRecorder:
             (image.shape[0], image.shape[1]),
             self._explainer().inputs(image),
             np.array(said.heatmap, np.float32),
-            np.array(said.probabilities, np.float32),
-            tuple(int(number) for number in said.explained),
+            np.array(said.figures, np.float32),
+            tuple(int(number) for number in (said.explained if said.task in ("classify", "dense") else said.asked)),
             result.frame.camera,
             result.masks,
             result.to_json(),
@@ -254,12 +254,13 @@ class Replay:
         with zipfile.ZipFile(self.path) as archive:
             for number, (size, explained, camera, masks) in enumerate(self._frames):
                 name, shown = f"{number:06d}", len(explained)
+                scores = shown if spec.task == "detect" else len(spec.labels)
                 try:
                     image = jpeg.decode(read_part(archive, f"{name}.jpg", MOST_JPEG))
                     arrays = [
                         read_array(archive, f"{name}.input.npy", kind, (None,) * 4, pixels * kind.itemsize),
                         read_array(archive, f"{name}.heatmap.npy", np.float32, (shown, None, None), min(4 * pixels * shown, MOST_MAPS)),
-                        read_array(archive, f"{name}.scores.npy", np.float32, (len(spec.labels),), 4 * len(spec.labels)),
+                        read_array(archive, f"{name}.scores.npy", np.float32, (scores,), 4 * scores),
                     ]
                 except DAMAGE as error:
                     raise SourceError(f"{self.path} is damaged at frame {number} ({str(error)[:200]})") from error

@@ -245,7 +245,7 @@ class LivePipeline:
         wanted = any(sink.pictures for sink in self.sinks)
         style = self._controls.settings.style
         result = result_of(
-            done,
+            replace(done, explanation=self._controls.focused(done.frame.camera, done.explanation)),
             style=style,
             watch=lane.watch,
             picture=wanted,

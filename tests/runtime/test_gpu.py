@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -22,6 +23,7 @@ from dkcam.runtime.result import Result
 from dkcam.runtime.sources import open_source
 from tests.conftest import tiny_checkpoint
 from tests.emulated_gpu import Stream, install
+from tests.standins import square_finder, squares
 
 
 @pytest.fixture
@@ -63,6 +65,20 @@ def test_explanations_and_overlays_are_the_processors(stream: Stream, tmp_path: 
                 np.testing.assert_array_equal(given.overlay(image, layout=layout), wanted.overlay(image, layout=layout))
     with pytest.raises(InputError, match=r"overlay\(\) without a frame draws where the frame lies in GPU memory"):
         wanted.overlay()
+
+
+@pytest.mark.parametrize("resize", ["stretch", "letterbox", "crop"])
+def test_a_detectors_boxes_and_heat_are_the_processors(stream: Stream, tmp_path: Path, resize: str) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(square_finder(resize=resize, batch=1))
+    gpu, cpu = dkcam.load(path, "tensorrt"), dkcam.load(path, "cpu")
+    for places in ((("red", 1, 2), ("blue", 3, 7)), ()):
+        image = cv2.resize(squares(*places), (640, 384), interpolation=cv2.INTER_NEAREST)
+        wanted = cpu(image)
+        for given in (gpu(image), gpu(on_gpu(image))):
+            assert given.detections == wanted.detections and len(given.detections) == len(places)
+            for layout in ("side", "tint"):
+                np.testing.assert_array_equal(given.overlay(layout=layout), wanted.overlay(image, layout=layout))
 
 
 def test_explanations_in_flight_keep_their_own_frames(stream: Stream, model_file: Path) -> None:

@@ -13,8 +13,10 @@ from click.testing import CliRunner, Result
 
 from dkcam.engines import open_engine
 from dkcam.export.checkpoint import load_checkpoint, save_checkpoint
-from dkcam.export.precision.fidelity import THRESHOLDS, Thresholds
+from dkcam.export.precision.judges import JUDGES
 from dkcam.tools.export_command import main
+
+LIMITS: dict[str, dict[str, float]] = JUDGES["classify"].limits  # type: ignore[assignment]
 
 
 def run(*words: object) -> Result:
@@ -75,7 +77,7 @@ def test_no_verify_is_recorded(checkpoint_file: Path, tmp_path: Path) -> None:
         (["--method", "scorecam"], "--method scorecam: expected one of gradcam"),
         (["--outputs", "logits,heat"], "--outputs heat: expected a list of logits"),
         (["--dynamic", "colour"], "--dynamic colour"),
-        (["--layer", "layer7"], "--layer layer7: not in the model"),
+        (["--layer", "layer7"], "--layer layer7: no value, node or module"),
         (["--classes", "9"], "the model has 5 classes"),
         (["--labels", "none.txt"], "--labels none.txt cannot be read"),
         (["-o", "model.pt"], "is the checkpoint itself"),
@@ -115,7 +117,7 @@ def test_low_precision_is_judged_and_recorded(checkpoint_file: Path, tmp_path: P
 
 
 def test_a_low_precision_file_below_the_gate_is_not_written(checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(THRESHOLDS, "fp16", Thresholds(0.98, 1.1, 0.005, 0.1))
+    monkeypatch.setitem(LIMITS, "fp16", LIMITS["fp16"] | {"pearson": 1.1})
     result = run(checkpoint_file, "-o", tmp_path / "low.onnx", "--precision", "fp16")
     assert result.exit_code == 1 and "heatmaps correlate by" in result.stderr and "--no-verify" in result.stderr
     assert not (tmp_path / "low.onnx").exists()
@@ -124,9 +126,9 @@ def test_a_low_precision_file_below_the_gate_is_not_written(checkpoint_file: Pat
 
 
 def test_an_int8_file_without_int8_is_not_written(checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(THRESHOLDS, "int8", Thresholds(0.98, 0.97, 1e-9, 0.5))  # what only float32 itself holds
+    monkeypatch.setitem(LIMITS, "int8", LIMITS["int8"] | {"change": 1e-9})  # what only float32 itself holds
     result = run(checkpoint_file, "--size", "64x96", "-o", tmp_path / "low.onnx", "--precision", "int8")
-    assert result.exit_code == 1 and "every convolution would have to stay in float32" in result.stderr
+    assert result.exit_code == 1 and "every operator would have to stay in float32" in result.stderr
     assert not (tmp_path / "low.onnx").exists()
 
 

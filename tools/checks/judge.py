@@ -12,13 +12,13 @@ from dkcam.cells import peak
 from dkcam.interval import Mean, mean, mean_or_share
 from dkcam.printable import printable
 from dkcam.tools.checks.measure import CONTROLS, PLACES, Record, by_key, control, labels_of
-from dkcam.tools.checks.rules import AGAINST, CAUSAL, JITTER, MEASURES, Rule, Rules, normal
+from dkcam.tools.checks.rules import AGAINST, CAUSAL, DETECTIONS, JITTER, MEASURES, Rule, Rules, normal
 from dkcam.tools.metrics.place import centroid
 from dkcam.tools.metrics.temporal import jitter
 
 SIZES = ((0, 24), (24, 40), (40, 64), (64, math.inf))  # of objects in the model's pixels
-YES_OR_NO = ("pointing", "accuracy", "agreement")
-FIGURES = ("pointing", "energy_ratio", "energy", "iou", "accuracy", "confidence", "entropy", "stability", *CAUSAL, *AGAINST)
+YES_OR_NO = ("pointing", "label_pointing", "accuracy", "agreement")
+FIGURES = ("pointing", "energy_ratio", "energy", "iou", *DETECTIONS, "accuracy", "confidence", "entropy", "stability", *CAUSAL, *AGAINST)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dkcam.runtime.explanation import Explanation
+from dkcam.runtime.explanation import Explanation, Score
 from dkcam.runtime.result import Alarm
 from dkcam.tools.checks.measure import to_input
 from dkcam.tools.checks.rules import JITTER, MEASURES, Rule, Rules, filled, normal
@@ -20,7 +20,8 @@ from dkcam.tools.metrics.temporal import jitter
 class LiveRules:
     """Judges every frame; a rule is broken while the mean of its last ``frames`` values is out of bounds.
 
-    Values are of the first explained class. skipped: rules that need boxes, a second model or a corruption, or masks
+    Values are of the first explained class; of a detector, of its best box, or the best of the rule's class.
+    skipped: rules that need boxes, a second model or a corruption, or masks
     that the model has not.
     """
 
@@ -51,12 +52,12 @@ class LiveRules:
 
     def see(self, explanation: Explanation) -> tuple[Alarm, ...]:
         """The rules that are broken now."""
-        label = normal(explanation.explained_scores()[0].label)
         alarms = []
         for rule, last in self._last.items():
-            if rule.label != "all" and normal(rule.label) != label:
+            of = self._about(rule, explanation)
+            if of is None:
                 continue
-            value = self._value(rule, explanation)
+            value = self._value(rule, explanation, *of)
             if math.isnan(value):
                 continue
             last.append(value)
@@ -70,16 +71,25 @@ class LiveRules:
                 alarms.append(Alarm(rule.name, rule.severity, value, rule.wanted))
         return tuple(alarms)
 
-    def _value(self, rule: Rule, explanation: Explanation) -> float:
-        heat = explanation.heatmap[0]
+    def _about(self, rule: Rule, explanation: Explanation) -> tuple[int, Score] | None:
+        """The heatmap's row that a rule is about, and its score: the first explained class, or the best box of the rule's class."""
+        if explanation.task == "detect":
+            found = (each for each in explanation.detections if rule.label == "all" or normal(rule.label) == normal(each.label))
+            best = next(found, None)
+            return None if best is None else (best.row, best)
+        first = explanation.explained_scores()[0]
+        return (0, first) if rule.label == "all" or normal(rule.label) == normal(first.label) else None
+
+    def _value(self, rule: Rule, explanation: Explanation, row: int, score: Score) -> float:
+        heat = explanation.heatmap[row]
         if rule.measure == "confidence":
-            return explanation.explained_scores()[0].probability
+            return score.probability
         if rule.measure == "entropy":
             return entropy(heat)
         if rule.measure == "stability":
-            return explanation.stability()
+            return explanation.stability(row)
         if rule.measure in JITTER:
-            self._peaks[rule].append(explanation.peak() if rule.measure == "jitter" else centroid(heat))
+            self._peaks[rule].append(explanation.peak(row) if rule.measure == "jitter" else centroid(heat))
             return jitter(list(self._peaks[rule]))
         return heat_in(heat, self._mask(rule.region, explanation))
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dkcam.agreement import pearson
 from dkcam.cells import Area, pointing
 from dkcam.errors import ModelFileError
+from dkcam.rendered import Box
 from dkcam.runtime.explainer import Explains
 from dkcam.runtime.explanation import Explanation
 from dkcam.runtime.geometry import Fit
@@ -24,7 +25,7 @@ from dkcam.tools.metrics.causal import deletion, insertion
 from dkcam.tools.metrics.place import centred_gaussian, chance, energy, energy_ratio, entropy, heat_in, iou
 
 BATCH = 16
-CONTROLS = ("chance", "centred Gaussian", "edges", "wrong class")
+CONTROLS = ("chance", "centred Gaussian", "edges", "wrong class", "another box")
 PLACES = ("pointing", "energy", "energy_ratio", "iou")  # the measures that have controls
 
 Map = NDArray[np.floating[Any]]
@@ -33,7 +34,7 @@ Map = NDArray[np.floating[Any]]
 @dataclass
 class Record:
     """One sample's figures. values: by ``Rule.key``. controls: name → the same figures of ``PLACES``. size: of the object,
-    square root of its area in the model's pixels, nan without one. box: of the first object, 0..1 of the sample.
+    square root of its area in the model's pixels, nan without one. beside: of a detection, the labelled box that it matches.
     """
 
     sample: Sample
@@ -45,6 +46,7 @@ class Record:
     size: float
     values: dict[str, float]
     controls: dict[str, dict[str, float]] = field(default_factory=dict)
+    beside: tuple[Box, ...] = ()
 
 
 def measure(
@@ -140,11 +142,11 @@ def _record(sample: Sample, said: Explanation, heat: Map, wrong: Map | None, rul
     size, controls = math.nan, {}
     if sample.boxes:
         areas, shown = [said.fit.area(box, heat.shape) for box in sample.boxes], said.fit.shown(heat.shape)
-        values |= _places(heat, areas, shown)
+        values |= places(heat, areas, shown)
         others: dict[str, Map] = {"centred Gaussian": centred_gaussian(*heat.shape), "edges": edges(sample.image, heat.shape, said.fit)}
         if wrong is not None:
             others["wrong class"] = wrong
-        controls = {"chance": chance(heat, *areas, shown=shown)} | {name: _places(other, areas, shown) for name, other in others.items()}
+        controls = {"chance": chance(heat, *areas, shown=shown)} | {name: places(other, areas, shown) for name, other in others.items()}
         first = sample.boxes[0]
         down, right = said.fit.scale
         size = math.sqrt((first.right - first.left) * right * (first.bottom - first.top) * down)
@@ -152,7 +154,7 @@ def _record(sample: Sample, said: Explanation, heat: Map, wrong: Map | None, rul
     return Record(sample, label, top.label, float(said.probabilities[index]), heat, said.fit, size, values, controls)
 
 
-def _places(heat: Map, areas: Sequence[Area], shown: Area) -> dict[str, float]:
+def places(heat: Map, areas: Sequence[Area], shown: Area) -> dict[str, float]:
     """The measures that ask where the heat lies, by name."""
     return {
         "pointing": pointing(heat, *areas),

@@ -106,9 +106,9 @@ def _card(record: Record) -> dict[str, Any]:
     fit = record.fit
     table = map_table("turbo", 0.6)[None]
     picture = kernels.overlay(image, np.asarray(record.heatmap, np.float32)[None], fit, table, tint=False)
-    for box in record.sample.boxes:
+    for box, colour in [*((box, (60, 220, 60)) for box in record.beside), *((box, (255, 255, 255)) for box in record.sample.boxes)]:
         corners = [(round(x), round(y)) for x, y in ((box.left, box.top), (box.right, box.bottom))]
-        cv2.rectangle(picture, corners[0], corners[1], (255, 255, 255), max(1, image.shape[1] // 320))
+        cv2.rectangle(picture, corners[0], corners[1], colour, max(1, image.shape[1] // 320))
     height = round(image.shape[0] * WIDTH / image.shape[1])
     small = cv2.resize(picture, (WIDTH, height), interpolation=cv2.INTER_AREA if image.shape[1] > WIDTH else cv2.INTER_LINEAR)
     _, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 80])

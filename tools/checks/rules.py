@@ -46,7 +46,12 @@ MEASURES = {
     "energy": Measure("share of the heat in the object's box", live=False),
     "energy_ratio": Measure("that share over the box's share of the picture", live=False, most=math.inf),
     "iou": Measure("overlap of box and hottest fifth", live=False),
-    "accuracy": Measure("share of pictures whose top class is right", live=False),
+    "label_pointing": Measure("of detections: as pointing, for the labelled box that it matches", live=False),
+    "label_energy": Measure("of detections: as energy, for the labelled box", live=False),
+    "label_energy_ratio": Measure("of detections: as energy_ratio, for the labelled box", live=False, most=math.inf),
+    "label_iou": Measure("of detections: as iou, for the labelled box", live=False),
+    "overlap": Measure("of detections: intersection over union with the labelled box", live=False),
+    "accuracy": Measure("share of pictures whose top class is right; of detections that match a label", live=False),
     "confidence": Measure("probability of the true class; live of the top class", live=True),
     "corrupted_confidence": Measure("the same under a corruption", live=False),
     "region": Measure("share of the heat in a region", live=True),
@@ -59,6 +64,7 @@ MEASURES = {
     "agreement": Measure("share of pictures with the same top class in both models", live=False),
     "correlation": Measure("correlation of both models' heatmaps", live=False),
 }
+DETECTIONS = ("label_pointing", "label_energy_ratio", "label_energy", "label_iou", "overlap")
 CAUSAL = ("insertion", "deletion")  # 21 runs a picture each: only where a rule asks for them
 JITTER = ("jitter", "centroid_jitter")
 AGAINST = ("agreement", "correlation")
@@ -110,7 +116,9 @@ class Rules:
 
 
 # Without --rules: the least one may ask of a model that looks at its objects at all.
-DEFAULT = Rules(rules=(Rule("heat gathers in the box", "energy_ratio", 0, least=1.5), Rule("top class is right", "accuracy", 0, least=0.5)))
+GATHERS = Rule("heat gathers in the box", "energy_ratio", 0, least=1.5)
+DEFAULT = Rules(rules=(GATHERS, Rule("top class is right", "accuracy", 0, least=0.5)))
+DEFAULT_OF_DETECTORS = Rules(rules=(GATHERS, Rule("detections match labels", "accuracy", 0, least=0.5)))
 
 
 def filled(corners: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:

@@ -17,6 +17,8 @@ def lines(results: Mapping[str, Any]) -> list[str]:
     placed = [key for key in PLACES if key in everything]
     others = [key for key in everything if key not in (*placed, "records")]
     found = [f"{results['samples']} {'windows' if results['windows'] else 'pictures'} on {results['device']}"]
+    if results["detections"]:
+        found = [f"{results['pictures']} pictures on {results['device']}", results["detections"]["text"]]
     if placed:
         rows = [[key, _interval(everything[key]), *(f"{controls[name][key]['mean']:.3g}" for name in names)] for key in placed]
         found += ["", *_table(["", "model", *(SHORT.get(name, name) for name in names)], rows)]

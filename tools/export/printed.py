@@ -51,6 +51,9 @@ def print_exported(exported: Exported, place: Destination) -> None:
         _print_fidelity(exported.low.fidelity, spec.provenance.precision)
         if exported.low.rendered:
             echo("Calibrated and judged on rendered scenes; --calibration with pictures of your own says what holds there.")
+        if exported.low.doubt:
+            echo(f"These figures say little: {exported.low.doubt}.")
+            echo("Give --calibration pictures of all kinds; an untrained network has no such.")
         if exported.low.kept:
             share = sum(layer.share for layer in exported.low.kept)
             echo(f"{len(exported.low.kept)} layers with {share:.0%} of all multiplications stay in float32:")

@@ -63,5 +63,7 @@ def _numbers(explainer: Explains, classes: Classes) -> tuple[int, ...]:
 
 
 def with_runner_up(explainer: Explains, classes: Classes) -> Explains:
-    """The explainer itself where its graph explains a fixed number of classes, or knows only one."""
-    return explainer if explainer.spec.explanation.count is not None or len(explainer.spec.labels) < 2 else WithRunnerUp(explainer, classes)
+    """The explainer itself where it is no classifier, its graph explains a fixed number of classes, or it knows only one."""
+    spec = explainer.spec
+    free = spec.task == "classify" and spec.explanation.count is None and len(spec.labels) > 1
+    return WithRunnerUp(explainer, classes) if free else explainer

@@ -249,6 +249,7 @@ def _stay(
         settings = controls.settings
         with health.busy("engine"):
             said = explainer.infer(explainer.prepare(result.frame.image), settings.classes, masks=settings.masks)
+        said = controls.focused(result.frame.camera, said)
         done = Explained(result.frame, said, 0.0, 0.0, 0.0, 0.0, settings.masks)
         again = result_of(done, style=settings.style, watch=None, picture=False, fps=None, dropped=0)
         for page in pages:

@@ -39,7 +39,7 @@ def run_replay(options: RunOptions, dump: object) -> bool:
             start = time.perf_counter()
             said = explainer.infer(again.prepared, again.classes, masks=again.masks)
             maps = max(maps, difference(said.heatmap, again.heatmap))
-            scores = max(scores, float(np.abs(said.probabilities - again.scores).max()))
+            scores = max(scores, float(np.abs(said.figures - again.scores).max(initial=0.0)))
             done = Explained(again.frame, said, 0.0, 0.0, (time.perf_counter() - start) * 1e3, start)
             result = result_of(done, style=style, watch=None, picture=wanted, fps=None, dropped=0)
             for sink in outputs:
@@ -53,7 +53,7 @@ def run_replay(options: RunOptions, dump: object) -> bool:
     allowed = TOLERANCE[explainer.spec.provenance.precision]
     echo(
         f"{dump.path.name} ({dump.cause}): {count} frames on {explainer.device}; heatmaps differ by {maps:.1e} of their maximum at most "
-        f"(allowed {allowed:g}), probabilities by {scores:.1e}"
+        f"(allowed {allowed:g}), scores by {scores:.1e}"
     )
     if maps > allowed:
         echo("the maps are not those that were recorded")

@@ -81,7 +81,7 @@ def open_explainer(options: RunOptions, *, lanes: int, device: str | None = None
     with progress_line() as report:
         settings = EngineOptions(options.threads, lanes, provider_options=options.provider_options, report=report)
         engine = open_engine(options.model, device or options.device, settings)
-        single = Explainer(engine, explain=options.explain or (-1,), resize=options.resize)
+        single = Explainer(engine, explain=options.explain, resize=options.resize)
     return grid_explainer(single, options.grid, options.background)
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from dkcam.export.checking.operators.product import padded, windows
+from dkcam.export.checking.operators.reduction import extreme
 from dkcam.export.checking.operators.table import Call, operator
 
 MAXIMA = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)
@@ -132,5 +133,4 @@ def global_average_pool(call: Call, x: Tensor) -> Tensor:
 
 @operator("GlobalMaxPool", branches=(0,))
 def global_max_pool(call: Call, x: Tensor) -> Tensor:
-    best = call.choose(lambda x: x.flatten(2).argmax(2, keepdim=True), x)  # the first of equals, as MaxPool has it
-    return x.flatten(2).gather(2, best).reshape(*x.shape[:2], *[1] * (x.ndim - 2))
+    return extreme(call, x, tuple(range(2, x.ndim)), True, torch.amax)  # shared among equals, as ReduceMax has it

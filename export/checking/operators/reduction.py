@@ -85,8 +85,11 @@ def reduce_min(call: Call, x: Tensor, axes: Tensor | None = None) -> Tensor:
 
 def _extreme(call: Call, x: Tensor, axes: Tensor | None, function: Callable[..., Tensor]) -> Tensor:
     keep, over = bool(call.attribute("keepdims", 1)), _axes(call, x, axes)
-    if over is None or not x.ndim:
-        return x
+    return x if over is None or not x.ndim else extreme(call, x, over, keep, function)
+
+
+def extreme(call: Call, x: Tensor, over: Axes, keep: bool, function: Callable[..., Tensor]) -> Tensor:
+    """torch.amax or amin over axes, on the side of its equals that the other run took."""
     if not call.seen:
         return function(x, over, keep)
     best = call.choose(lambda x: x == function(x, over, True), x)

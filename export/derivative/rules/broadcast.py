@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx_ir as ir
 
 from dkcam.export.derivative.cotangent import Cotangent, unbroadcast
+from dkcam.export.derivative.places import place_of
 from dkcam.export.derivative.rule import Step, rule
 from dkcam.export.derivative.rules.pointwise import square, where
 from dkcam.export.writer import Writer
@@ -23,11 +24,16 @@ def slopes(*kinds: str) -> Callable[[Slope], Slope]:
         def apply(writer: Writer, step: Step, cotangents: Sequence[Cotangent | None]) -> Mapping[int, Cotangent]:
             (cotangent,) = cotangents
             assert cotangent is not None
-            return {
-                index: unbroadcast(writer, cotangent.times(writer, function(writer, step, index)), step.y, step.input(index))
-                for index, active in enumerate(step.active)
-                if active
-            }
+            place = place_of(cotangent)
+            there = step if place is None else step.at(place)
+            inner = cotangent if place is None else place.within(writer, cotangent)
+            result = {}
+            for index, active in enumerate(step.active):
+                if active:
+                    one = inner.times(writer, function(writer, there, index))
+                    one = unbroadcast(writer, one, there.y, there.input(index))
+                    result[index] = one if place is None else place.back(writer, one, step.input(index))
+            return result
 
         return function
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from dkcam.export.derivative.cotangent import Cotangent
 from dkcam.export.derivative.rule import Step, single
-from dkcam.export.derivative.space import FAR, Windows, agree, folded, outputs_of, shaped, shared, unfolded, windows_of
+from dkcam.export.derivative.space import FAR, Windows, agree, folded, outputs_of, shaped, shared, times, unfolded, windows_of
 from dkcam.export.writer import Dimension, Writer, shape_of
 
 
@@ -62,14 +62,17 @@ def transposed(
         return _cropped(writer, pulled, value, channels, like, lazy, [])
     more, longer = [], []
     for axis, (into, out) in enumerate(zip(shape_of(like)[2:], shape_of(value)[2:], strict=True)):
-        stride, both = windows.strides[axis], windows.begins[axis] + windows.ends[axis]
+        stride = windows.strides[axis]
+        left = None  # what the last window left over
         if axis in lazy or stride == 1:
-            more.append(0)
+            left = 0
         elif isinstance(into, int) and isinstance(out, int):
-            more.append(into + both - reach[axis] - (out - 1) * stride)  # what the last window left over
-        else:
-            more.append(stride - 1)  # the most it can be
+            left = windows.begins[axis] + into + windows.ends[axis] - reach[axis] - (out - 1) * stride
+        elif times(into, out) == stride:
+            left = windows.begins[axis] + windows.ends[axis] - reach[axis] + stride
+        if left is None:
             longer.append(axis)
+        more.append(stride - 1 if left is None else left)  # the most it can be, where it depends on the size
     pulled = writer.op("ConvTranspose", value, weight, output_padding=more, **_attributes(windows, groups))
     return _cropped(writer, pulled, value, channels, like, lazy, longer)
 
@@ -134,6 +137,8 @@ def _windows_of_transposed(step: Step, kernel: Sequence[int]) -> Windows:
     found = Windows(list(kernel), strides, dilations, [0] * count, [0] * count)
     for axis, size in enumerate(shape_of(step.x)[2:]):
         if not wanted:
+            if found.reach[axis] + more[axis] < strides[axis]:
+                raise step.refuse(f"auto_pad {auto} with a kernel smaller than its stride: runtimes make outputs of other sizes of that")
             total = found.reach[axis] + more[axis] - strides[axis]  # the output is strides times as long as the input
         elif isinstance(size, int):
             total = (size - 1) * strides[axis] + more[axis] + found.reach[axis] - wanted[-count:][axis]

@@ -210,7 +210,11 @@ def _unpadded(writer: Writer, step: Step, cotangent: Cotangent, axis: int, befor
     size, mode = shape_of(step.x)[axis], step.attribute("mode", "constant")
     if mode not in ("constant", "reflect", "edge", "wrap"):
         raise step.refuse(f"mode {mode!r}")
+    if mode != "constant" and min(before, after) < 0:
+        raise step.refuse(f"mode {mode!r} with pads below 0, which runtimes read in more than one way")
     if isinstance(size, int):
+        if mode in ("reflect", "wrap") and max(before, after) > size - (mode == "reflect"):
+            raise step.refuse(f"mode {mode!r} with pads {before} and {after} of {size}, which runtimes read in more than one way")
         return sent_back(writer, cotangent, axis, step.y, padded_from(size, before, after, mode), size)
     if mode != "constant":
         raise step.refuse(f"mode {mode!r} of a free dimension")
@@ -229,7 +233,7 @@ def _unpadded(writer: Writer, step: Step, cotangent: Cotangent, axis: int, befor
 
 
 def padded_from(size: int, before: int, after: int, mode: str) -> NDArray[np.int64]:
-    """Which number of the input each of the output came from, −1 for the constant. Negative pads cut first."""
+    """Which number of the input each of the output came from, −1 for the constant. Negative pads cut, of mode constant alone."""
     kept = np.arange(size)[max(-before, 0) : size - max(-after, 0)]
     widths = max(before, 0), max(after, 0)
     if mode == "constant":

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from dkcam.export.derivative.cotangent import Cotangent, spread
 from dkcam.export.derivative.rule import Step, pointwise, single
-from dkcam.export.derivative.space import FAR, Windows, along_space, pooled, product, replaced, shaped
+from dkcam.export.derivative.space import FAR, Windows, along_space, pooled, product, replaced, shaped, times
 from dkcam.export.writer import Writer, shape_of
 
 LOWEST = float(np.finfo(np.float32).min)
@@ -90,6 +90,8 @@ def _laid_out(
     size, count = shape_of(before)[at - 1], shape_of(after)[at - 1]
     if isinstance(size, int) and isinstance(count, int):
         longer = -(-size // stride) - count
+    elif times(size, count) == stride:
+        longer = 0
     else:  # enough for every size; what is too much is cut off
         end = windows.ends[axis] + (stride - 1 if windows.ceil else 0)
         longer = -(-(windows.reach[axis] - 1 - begin - end) // stride)
@@ -129,6 +131,8 @@ def _woven(writer: Writer, rows: Sequence[ir.Value], at: int, like: ir.Value) ->
     else:
         joined = writer.reshape(joined, writer.dims(rows[0], 0, at), -1, *([] if last else [writer.dims(rows[0], at + 1)]))
     shaped(joined, wanted)
+    if size == wanted[at]:
+        return joined
     if isinstance(size, int):
         return writer.slice(joined, at, 0, size)
     cut = writer.op("Slice", joined, writer.ints(0), writer.dims(like, at - 1, at), writer.ints(at))

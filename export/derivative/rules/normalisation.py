@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from dkcam.export.derivative.axes import regrouped
 from dkcam.export.derivative.cotangent import Cotangent, merge, spread
-from dkcam.export.derivative.rule import Step, rule, single
+from dkcam.export.derivative.rule import Step, by_place, rule, single
 from dkcam.export.derivative.rules.pointwise import square
 from dkcam.export.writer import Writer, rank_of, shape_of
 
@@ -53,17 +53,24 @@ def layer(writer: Writer, step: Step, cotangents: Sequence[Cotangent | None]) ->
         raise step.refuse("its scale or bias depends on the picture")
     rank = step.rank
     axes = list(range(step.attribute("axis", -1) % rank, rank))
-    by = normalised(writer, step.x, axes, step.attribute("epsilon", 1e-5))
     of_y, of_mean, of_inverse = (*cotangents, None, None)[:3]
     parts = []
     if of_y is not None:
-        parts.append(through(writer, of_y.times(writer, step.input(1)).whole(writer), by))
+        parts.append(by_place(writer, step, of_y, axes, _layer))
     if of_mean is not None:
         parts.append(_over_count(writer, of_mean, step.x, axes))
     if of_inverse is not None:  # d(1/σ)/dx = −x̂ / σ² / n
+        by = normalised(writer, step.x, axes, step.attribute("epsilon", 1e-5))
         slope = writer.neg(writer.mul(by.hat, square(writer, by.inverse)))
         parts.append(_over_count(writer, of_inverse, step.x, axes).times(writer, slope))
     return {0: merge(writer, parts)}
+
+
+def _layer(writer: Writer, step: Step, cotangent: Cotangent) -> Cotangent:
+    """Of the first output alone."""
+    axes = list(range(step.attribute("axis", -1) % step.rank, step.rank))
+    by = normalised(writer, step.x, axes, step.attribute("epsilon", 1e-5))
+    return through(writer, cotangent.times(writer, step.input(1)).whole(writer), by)
 
 
 def _over_count(writer: Writer, cotangent: Cotangent, x: ir.Value, axes: Sequence[int]) -> Cotangent:
@@ -75,8 +82,12 @@ def _over_count(writer: Writer, cotangent: Cotangent, x: ir.Value, axes: Sequenc
 @single("RMSNormalization")
 def rms(writer: Writer, step: Step, cotangent: Cotangent) -> Cotangent:
     axes = list(range(step.attribute("axis", -1) % step.rank, step.rank))
-    by = normalised(writer, step.x, axes, step.attribute("epsilon", 1e-5), centred=False)
-    return through(writer, cotangent.times(writer, step.input(1)).whole(writer), by, centred=False)
+
+    def pulled(writer: Writer, step: Step, cotangent: Cotangent) -> Cotangent:
+        by = normalised(writer, step.x, axes, step.attribute("epsilon", 1e-5), centred=False)
+        return through(writer, cotangent.times(writer, step.input(1)).whole(writer), by, centred=False)
+
+    return by_place(writer, step, cotangent, axes, pulled)
 
 
 @single("InstanceNormalization")
@@ -132,8 +143,12 @@ def lp(writer: Writer, step: Step, cotangent: Cotangent) -> Cotangent:
 def softmax(writer: Writer, step: Step, cotangent: Cotangent) -> Cotangent:
     """y (m − Σ m y)."""
     axis = step.attribute("axis", -1) % step.rank
-    m = cotangent.whole(writer)
-    return Cotangent(writer.sub(m, writer.sum(writer.mul(m, step.y), axis + 1)), step.y)
+
+    def pulled(writer: Writer, step: Step, cotangent: Cotangent) -> Cotangent:
+        m = cotangent.whole(writer)
+        return Cotangent(writer.sub(m, writer.sum(writer.mul(m, step.y), axis + 1)), step.y)
+
+    return by_place(writer, step, cotangent, [axis], pulled)
 
 
 @single("LogSoftmax")

@@ -310,7 +310,7 @@ def clip(writer: Writer, step: Step) -> ir.Value | None:
 # a factor for each channel
 
 
-@pointwise("BatchNormalization")
+@pointwise("BatchNormalization", aligned=False)
 def batch_normalization(writer: Writer, step: Step) -> ir.Value | None:
     """scale / √(variance + ε), the statistics being constants."""
     if step.attribute("training_mode", 0):

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from dkcam.export.derivative.cotangent import Cotangent, full, spread
 from dkcam.export.derivative.rule import Step, pointwise, single
 from dkcam.export.derivative.rules.convolution import transposed
-from dkcam.export.derivative.space import Windows, along_space, folded, pooled, product, replaced, shaped, unfolded
+from dkcam.export.derivative.space import Windows, along_space, folded, pooled, product, replaced, shaped, times, unfolded
 from dkcam.export.writer import Array, Dimension, Writer, rank_of, shape_of
 
 TINY = 1e-30  # instead of dividing by 0
@@ -92,7 +92,7 @@ def _sums(writer: Writer, step: Step, cotangent: Cotangent, windows: Windows, sc
         for axis in axes:
             whole = spread(writer, whole, axis + 2, shape_of(step.y)[axis + 2], step.y)
         if all(axis in tiled for axis in axes):
-            return _repeated(writer, whole, windows)
+            return _repeated(writer, whole, step.x, windows)
         here = [1 if axis in lazy else size for axis, size in enumerate(shape_of(step.x)[2:])]
         if even:
             value = writer.reshape(whole, -1, writer.dims(whole, 2))
@@ -121,7 +121,7 @@ def _is_tiled(step: Step, windows: Windows, axis: int) -> bool:
     if windows.is_point(axis):
         return True
     touching = kernel == windows.strides[axis] and windows.dilations[axis] == 1 and windows.begins[axis] == 0
-    return touching and isinstance(size, int) and isinstance(count, int) and count * kernel == size
+    return touching and times(size, count) == kernel
 
 
 def _is_whole(step: Step, windows: Windows, axis: int) -> bool:
@@ -150,14 +150,14 @@ def _dilated(windows: Windows) -> dict[str, list[int]]:
     return {"dilations": windows.dilations} if set(windows.dilations) != {1} else {}
 
 
-def _repeated(writer: Writer, whole: ir.Value, windows: Windows) -> ir.Value:
-    """Each element of [n, B, C, *space] as often as its window is long."""
+def _repeated(writer: Writer, whole: ir.Value, like: ir.Value, windows: Windows) -> ir.Value:
+    """Each element of [n, B, C, *space] as often as its window is long, to the size of ``like`` [B, C, *space]."""
     sizes, kernel = shape_of(whole), windows.kernel
     axes = [axis + 3 for axis, k in enumerate(kernel) if k != 1]
     apart = writer.unsqueeze(whole, *(axis + 1 + number for number, axis in enumerate(axes)))
     apart = writer.expand(apart, *([1, kernel[axis - 3]] if axis in axes else [1] for axis in range(len(sizes))))
-    wanted = [size * kernel[axis - 3] if axis in axes and isinstance(size, int) else size for axis, size in enumerate(sizes)]
-    parts = [[size] if isinstance(size, int) else writer.dims(whole, axis + 1, axis + 2) for axis, size in enumerate(wanted[1:])]
+    wanted = [product(size, kernel[axis - 3]) if axis in axes else size for axis, size in enumerate(sizes)]
+    parts = [writer.dims(like, axis - 1, axis) if axis in axes else writer.dims(whole, axis, axis + 1) for axis in range(1, len(sizes))]
     return shaped(writer.reshape(apart, -1, *parts), wanted)
 
 

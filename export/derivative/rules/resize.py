@@ -16,7 +16,7 @@ import onnx_ir as ir
 from dkcam.export.derivative.cotangent import Cotangent
 from dkcam.export.derivative.resize_matrix import COORDINATES, KINDS, ROUNDINGS, Line, Mode, matrix, nearest
 from dkcam.export.derivative.rule import Step, single
-from dkcam.export.derivative.space import folded, product, replaced, shaped, unfolded
+from dkcam.export.derivative.space import folded, product, replaced, shaped, times, unfolded
 from dkcam.export.writer import Array, Dimension, Writer, rank_of, shape_of
 
 HALVES = frozenset({"half_pixel", "pytorch_half_pixel", "half_pixel_symmetric"})
@@ -59,7 +59,7 @@ def resize(writer: Writer, step: Step, cotangent: Cotangent) -> Cotangent:
     """A gradient that is even along an axis stays so, or becomes a factor of d: how much each element is used."""
     mode = _mode(step)
     axes, rank = _resized(step, mode), step.rank
-    repeats = {axis.number: times for axis in axes if (times := _repeats(mode, axis))}
+    repeats = {axis.number: often for axis in axes if (often := _repeats(mode, axis))}
     if repeats and rank - min(repeats) <= 3:  # what poolings have axes for
         cotangent, on_g, on_d = _carried(writer, cotangent, sorted(repeats))
         g, d = cotangent.g, cotangent.d
@@ -110,8 +110,8 @@ def _resized(step: Step, mode: Mode) -> list[Axis]:
             scale = float(scales[index])
             if isinstance(into, int) and isinstance(out, int) and out != int(np.float32(into) * np.float32(scale)):
                 raise step.refuse(f"axis {number} is declared to go from {into} to {out}, by a scale of {scale}")
-        elif into == out and shared is None and not computed:
-            scale = 1.0
+        elif shared is None and not computed and (whole := times(out, into)):
+            scale = float(whole)
         elif computed or not isinstance(into, int) or not isinstance(out, int):
             raise step.refuse(f"axis {number} goes from {into} to {out} by a scale that is computed; fix the size")
         else:
@@ -146,9 +146,9 @@ def _repeats(mode: Mode, axis: Axis) -> int | None:
         even = mode.coordinates in HALVES and mode.rounding.startswith("round")
         even = even or (mode.coordinates, mode.rounding) == ("asymmetric", "floor")
         return int(axis.scale) if even and axis.scale == int(axis.scale) and axis.scale >= 2 else None
-    times, rest = divmod(axis.line.outputs, axis.line.inputs)
-    same = not rest and times > 1 and np.array_equal(nearest(mode, axis.line), np.arange(axis.line.outputs) // times)
-    return times if same else None
+    often, rest = divmod(axis.line.outputs, axis.line.inputs)
+    same = not rest and often > 1 and np.array_equal(nearest(mode, axis.line), np.arange(axis.line.outputs) // often)
+    return often if same else None
 
 
 def _carried(writer: Writer, cotangent: Cotangent, axes: Sequence[int]) -> tuple[Cotangent, list[int], list[int]]:

@@ -18,6 +18,7 @@ Answer = Mapping[str, Array]
 Values = dict[str, list[float]]
 """Figure → its values on one picture: none where it cannot be taken, one, or one for each box."""
 
+CELLS = 7  # along the longer side, those of a ResNet at 224 pixels: shifts on larger maps are counted in as many
 ALIKE = 32  # pictures whose heatmaps are compared with each other
 
 
@@ -85,7 +86,8 @@ def heat(truth: Array | None, now: Array | None) -> Values:
     if truth is None or now is None or not truth.std() > 0:
         return {}
     values = {"pearson": pearson(now, truth), "spearman": spearman(now, truth), "iou": overlap_of_hottest(now, truth)}
-    return {name: [value] for name, value in (values | {"peak_shift": peak_shift(now, truth)}).items()}
+    values["peak_shift"] = peak_shift(now, truth) * min(1.0, CELLS / max(truth.shape))
+    return {name: [value] for name, value in values.items()}
 
 
 def first_map(answer: Answer) -> Array | None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -28,6 +29,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from dkcam.errors import DkcamError, EngineError, InputError
 from dkcam.runtime.controls import Controls
 from dkcam.runtime.explainer import Explains, class_number
+from dkcam.runtime.focus import Focus
 from dkcam.runtime.health import Health
 from dkcam.runtime.live.decoder import PictureDecoder
 from dkcam.runtime.live.page.access import Message, Receive, Send, read_body
@@ -73,6 +75,7 @@ class Context:
         return {
             "model": self.model,
             "device": explainer.device,
+            "task": explainer.spec.task,
             "labels": list(explainer.spec.labels),
             "colormaps": list(COLORMAPS),
             "layouts": list(LAYOUTS),
@@ -84,6 +87,7 @@ class Context:
             "colormap": settings.style.colormap,
             "layout": settings.style.layout,
             "masks": settings.masks,
+            "focus": settings.focus is not None,
             "paused": settings.paused,
         }
 
@@ -208,7 +212,7 @@ class Page:
         image = self._context.pictures.decode(body)
         said = explainer.infer(explainer.prepare(image), classes)
         if overlay:
-            height, width = image.shape[0], image.shape[1] * len(said.explained)
+            height, width = image.shape[0], image.shape[1] * (1 if said.task == "detect" else len(said.explained))
             if height * width > MOST_PIXELS or max(height, width) > MOST_SIDE:
                 raise InputError(f"the overlay would be {width}x{height} pixels, too large; send a smaller picture or name fewer classes")
             style = self._context.controls.settings.style
@@ -216,7 +220,9 @@ class Page:
             return Response(encode(shown, ".jpg"), media_type="image/jpeg")
         if not np.isfinite(said.heatmap).all():
             raise EngineError("the model's heatmap is not finite: it overflows on this picture")
-        return JSONResponse(scores_json(said) | {"heatmap": np.round(said.heatmap.astype(float), 6).tolist(), "device": said.device})
+        rows = [found.row for found in said.detections] if said.task == "detect" else range(len(said.heatmap))
+        maps = [np.round(said.heatmap[row].astype(float), 6).tolist() for row in rows]
+        return JSONResponse(scores_json(said) | {"heatmap": maps, "device": said.device})
 
     async def _dump(self, request: Request) -> Response:
         if self._context.dump is None:
@@ -253,7 +259,7 @@ class Page:
 def changes(wanted: Any, explainer: Explains) -> dict[str, Any]:
     """What a client asks for, as arguments of ``Controls.change``. Errors: InputError for anything else."""
     if not isinstance(wanted, dict) or not wanted:
-        raise InputError("expected an object with one of alpha, colormap, layout, classes, masks, paused")
+        raise InputError("expected an object with one of alpha, colormap, layout, classes, masks, paused, focus")
     style: dict[str, Any] = {}
     values: dict[str, Any] = {}
     for name, value in wanted.items():
@@ -265,8 +271,10 @@ def changes(wanted: Any, explainer: Explains) -> dict[str, Any]:
             values[name] = value
         elif name == "classes" and isinstance(value, list):
             values[name] = chosen([str(one) for one in value], explainer)
+        elif name == "focus":
+            values[name] = None if value is None else _focus(value)
         else:
-            raise InputError(f"{name}: {str(value)[:60]} is no setting; expected alpha, colormap, layout, classes, masks or paused")
+            raise InputError(f"{name}: {str(value)[:60]} is no setting; expected alpha, colormap, layout, classes, masks, paused or focus")
     return {"style": style, **values}
 
 
@@ -275,9 +283,18 @@ def chosen(names: Sequence[str], explainer: Explains) -> tuple[int, ...] | None:
     classes = tuple(class_number(explainer.spec, name.strip()) for name in names if name.strip())
     if len(classes) > MOST_CLASSES:
         raise InputError(f"{len(classes)} classes at once, expected {MOST_CLASSES} at most")
-    if classes and explainer.spec.explanation.count not in (None, len(classes)):
-        raise InputError(f"this model explains exactly {explainer.spec.explanation.count} classes, {len(classes)} were asked for")
+    count = explainer.spec.explanation.count
+    if classes and count is not None and (len(classes) > count if explainer.spec.task == "detect" else len(classes) != count):
+        raise InputError(f"this model explains exactly {count} classes, {len(classes)} were asked for")
     return classes or None
+
+
+def _focus(value: Any) -> Focus:
+    """The box that was clicked. Errors: InputError."""
+    try:
+        return msgspec.convert(value, Focus)
+    except msgspec.ValidationError as error:
+        raise InputError(f"focus: {error}; expected null or camera, index and box [x1, y1, x2, y2], 0..1 of the frame") from None
 
 
 class _Mjpeg(Response):

@@ -17,6 +17,7 @@ function view(camera) {
     why.className = "why"; why.hidden = true; image.hidden = true; image.alt = "live picture";
     figure.append(canvas, image, caption, why);
     figure.dataset.camera = camera;
+    canvas.onclick = (event) => click(camera, event);
     const later = [...$("pictures").children].find((other) => Number(other.dataset.camera) > camera);
     $("pictures").insertBefore(figure, later || null);
     views.set(camera, { figure, canvas, image, caption, why, header: null, at: 0 });
@@ -77,6 +78,20 @@ function draw(header, bitmap) {
   age(its);
 }
 
+function click(camera, event) { // the smallest box under the pointer; none of them: all are shown again
+  const its = views.get(camera), found = its?.header?.detections;
+  if (!found) return;
+  const place = its.canvas.getBoundingClientRect();
+  const x = (event.clientX - place.left) / place.width, y = (event.clientY - place.top) / place.height;
+  const size = ({ box: [x1, y1, x2, y2] }) => (x2 - x1) * (y2 - y1);
+  const under = found.filter(({ box: [x1, y1, x2, y2] }) => x1 <= x && x <= x2 && y1 <= y && y <= y2);
+  focus(camera, under.sort((a, b) => size(a) - size(b))[0] || null);
+}
+
+function focus(camera, found) {
+  change({ focus: found && { camera, index: found.index, box: found.box } });
+}
+
 function age(its) {
   if (!its.header) return;
   if (played(its.header.camera)) { its.caption.textContent = `frame ${its.header.frame}, ${its.header.time_s.toFixed(2)} s`; return; }
@@ -112,8 +127,27 @@ function link(words) {
 
 function classes() {
   const rows = [...views.entries()].sort(([a], [b]) => a - b).flatMap(([camera, its]) => its.header ? [
-    ...(views.size > 1 ? [title(`camera ${camera}`)] : []), ...its.header.top.map(bar)] : []);
+    ...(views.size > 1 ? [title(`camera ${camera}`)] : []),
+    ...(its.header.detections ? boxes(camera, its.header) : its.header.top.map(bar))] : []);
+  const held = [...$("top").children].findIndex((row) => row.contains(document.activeElement)); // rows are made anew
   $("top").replaceChildren(...rows);
+  if (held >= 0) rows[held]?.querySelector("button")?.focus();
+}
+
+function boxes(camera, header) {
+  if (!header.detections.length) return [title("no boxes")];
+  return header.detections.map((found, number) => {
+    const row = bar({ label: found.label, probability: found.score }), name = document.createElement("button");
+    const chosen = header.focus === number;
+    name.type = "button";
+    name.textContent = found.label;
+    name.setAttribute("aria-pressed", chosen);
+    // a row lives for one frame: the button that is let go is not the one that was pressed, so a pointer's click never comes
+    name.onpointerdown = () => focus(camera, chosen ? null : found);
+    name.onclick = (event) => { if (event.detail === 0) focus(camera, chosen ? null : found); };
+    row.firstChild.replaceWith(name);
+    return row;
+  });
 }
 
 function title(words) {
@@ -127,6 +161,11 @@ function bar(score) {
   const row = document.createElement("li"), name = document.createElement("span"), share = document.createElement("span");
   const meter = document.createElement("meter");
   name.textContent = score.label;
+  if (score.probability === undefined) { // of a regressor
+    share.textContent = score.value === null ? "–" : score.value.toPrecision(4);
+    row.append(name, share);
+    return row;
+  }
   share.textContent = `${(100 * score.probability).toFixed(1)} %`;
   meter.value = score.probability;
   row.append(name, share, meter);
@@ -182,16 +221,21 @@ function apply(found) {
   $("model").textContent = `${found.model} on ${found.device}`;
   const cameras = found.cameras.map((camera) => [String(camera.camera), `${camera.camera}: ${camera.name}`]);
   options($("camera"), cameras.length > 1 ? [["all", "all"], ...cameras] : cameras, cameras.length > 1 ? shown : "0");
-  const labels = found.labels.map((label, i) => [String(i), label]);
+  document.body.dataset.task = found.task;
+  $("top-title").textContent = { detect: "Boxes", regress: "Outputs" }[found.task] || "Classes";
+  const labels = found.labels.flatMap((label, i) => found.task === "regress" ? [[String(i), `${label}: what raises it`],
+    [String(-1 - i), `${label}: what lowers it`]] : [[String(i), label]]);
+  const ranks = { detect: [["-1", "best box"]], regress: [] }[found.task] || [["-1", "top class"], ["-2", "runner-up"]];
   const chosen = found.classes ? found.classes.map(String).join(",") : "";
   const extra = chosen.includes(",") ? [[chosen, "several"]] : [];
-  options($("classes"), [["", "as started"], ["-1", "top class"], ["-2", "runner-up"], ...labels, ...extra], chosen);
+  options($("classes"), [["", "as started"], ...ranks, ...labels, ...extra], chosen);
   options($("colormap"), found.colormaps.map((name) => [name, name]), found.colormap);
   if (document.activeElement !== $("alpha")) $("alpha").value = found.alpha;
   $("alpha-said").textContent = `${Math.round(100 * found.alpha)} %`;
   $("masks-row").hidden = !found.can.masks;
   $("masks").checked = found.masks;
   $("dump").hidden = !found.can.dump;
+  $("unfocus").hidden = !found.focus;
   $("paused").setAttribute("aria-pressed", found.paused);
   $("paused").textContent = found.paused ? "Go on" : "Pause";
   $("snapshot").href = `/snapshot.png?camera=${shown === "all" ? 0 : shown}`;
@@ -231,6 +275,7 @@ $("alpha").oninput = (event) => change({ alpha: Number(event.target.value) });
 $("colormap").onchange = (event) => change({ colormap: event.target.value });
 $("masks").onchange = (event) => change({ masks: event.target.checked });
 $("paused").onclick = () => change({ paused: $("paused").getAttribute("aria-pressed") !== "true" });
+$("unfocus").onclick = () => change({ focus: null });
 $("dump").onclick = async () => {
   const answer = await fetch("/dump", { method: "POST" });
   const found = await answer.json();

@@ -16,6 +16,7 @@ from dkcam.export.exporter import make_spec
 from dkcam.export.options import ExportOptions
 from tests.conftest import tiny_checkpoint
 from tests.export.precision.test_graphs import numerics_of
+from tests.standins import balance, square_finder
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (pip install tensorrt-rtx-cu13)")
 
@@ -42,6 +43,22 @@ def test_engines_build(kind: str) -> None:
     plan = build_plan(load_tensorrt(), data, "the graph", spec, Profile.of(spec), lambda *step: steps.append(step))
     assert len(plan) > 100_000
     assert steps and all(name.startswith("TensorRT: ") for name, _, _ in steps)
+
+
+@pytest.mark.parametrize(
+    ("data", "classes"),
+    [
+        (square_finder(), ((1,), (1,), (16,))),
+        (square_finder(count=4, per_image=True), ((1, 4), (1, 4), (8, 4))),
+        (balance(), ((1,), (1,), (2,))),
+    ],
+    ids=["detector", "detector, a list for each picture", "regressor"],
+)
+def test_engines_of_other_tasks_build(data: bytes, classes: tuple[tuple[int, ...], ...]) -> None:
+    spec = read_spec(data, "the stand-in")
+    profile = Profile.of(spec)
+    assert profile.shapes(spec)["classes"] == classes
+    assert len(build_plan(load_tensorrt(), data, "the stand-in", spec, profile)) > 100_000
 
 
 def test_an_operator_tensorrt_lacks_is_one_line(tmp_path: Path) -> None:

@@ -219,6 +219,12 @@ def resize(rng: Generator) -> Iterator[Case]:
         for axes in ([2, 3], [3, 2]):
             form = {"axes": axes, "keep_aspect_ratio_policy": policy, "mode": "linear"}
             yield Case("Resize", (x, None, None, ints(*wanted)), form, runtime=True)
+    for shape, sizes in (((10, 7), (5, 7)), ((20, 29), (1, 29))):  # 3.5 and 1.45
+        form = {"axes": [2, 3], "keep_aspect_ratio_policy": "not_larger", "mode": "linear"}
+        yield Case("Resize", (some(rng, 1, 1, *shape), None, None, ints(*sizes)), form, runtime=True)
+    whole = np.array([0, 0, 0, 0.2, 1, 1, 0.7, 1], np.float32)  # up to the very edge
+    form = {"coordinate_transformation_mode": "tf_crop_and_resize", "mode": "linear", "extrapolation_value": 2.5}
+    yield Case("Resize", (x, whole, None, ints(*x.shape[:2], *wanted)), form, runtime=True)
     last = np.ascontiguousarray(np.moveaxis(x, 1, -1))  # channels last
     yield Case("Resize", (last, None, np.array([1, 2.5, 1.5, 1], np.float32)), {"mode": "linear"}, runtime=True)
     grid = rng.uniform(-1.2, 1.2, (x.shape[0], 4, 5, 2))

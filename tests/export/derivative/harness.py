@@ -5,7 +5,7 @@
 
 One call writes x → operator → y, pulls a full seed, two lazy ones and two pairs (g, d) back to x in the same graph, and compares
 each gradient [K, *x] with the reference's: in float64 by the interpreter, in float32 by ONNX Runtime at all four of its
-optimisation levels. It also refuses graphs that TensorRT's parser does not take, and those whose declared shapes are not those of ONNX.
+optimisation levels. It also refuses what TensorRT's parser would, and graphs whose declared shapes are not those of ONNX.
 """
 
 from __future__ import annotations
@@ -132,8 +132,9 @@ class Swept:
 
 
 def swept(operator: Operator, shapes: Sequence[Sequence[int]], *, seeds: Sequence[str] = SEEDS, k: int = 2, random: int = 0) -> Swept:
-    """The operator's graph with every seed pulled back. shapes: of its outputs."""
+    """The operator's graph with every seed pulled back. shapes: of its outputs. The number of scalars is free where ``random`` is even."""
     generator = np.random.default_rng(random)
+    many: int | str = k if random % 2 else "K"
     model = operator.model()
     graph = model.graph
     before = set(graph)
@@ -154,8 +155,11 @@ def swept(operator: Operator, shapes: Sequence[Sequence[int]], *, seeds: Sequenc
                     continue
                 sizes = [size if one else 1 for size, one in zip(shape, keep, strict=True)]
                 known = [size if one else 1 for size, one in zip(declared, keep, strict=True)]
+                if part and seed == "lazy pair":  # d without the axes of 1 in front
+                    first = next((axis for axis, one in enumerate(keep) if one), len(keep))
+                    sizes, known = sizes[first:], known[first:]
                 name = f"{output.name}.{seed}.{'gd'[part]}"
-                value = ir.Value(name=name, shape=ir.Shape(known if part else ["K", *known]), type=ir.TensorType(ir.DataType.FLOAT))
+                value = ir.Value(name=name, shape=ir.Shape(known if part else [many, *known]), type=ir.TensorType(ir.DataType.FLOAT))
                 graph.inputs.append(value)
                 feed[name] = generator.standard_normal(sizes if part else [k, *sizes]).astype(np.float32)
                 parts[part] = value
@@ -168,7 +172,7 @@ def swept(operator: Operator, shapes: Sequence[Sequence[int]], *, seeds: Sequenc
             whole = full(writer, arrived[value].whole(writer), value)
             node = ir.node("Identity", [whole], num_outputs=1)  # of its own, even where two gradients are one value
             node.outputs[0].name, node.outputs[0].type = f"{value.name}.{seed}", whole.type
-            node.outputs[0].shape = ir.Shape(["K", *(value.shape or ())])
+            node.outputs[0].shape = ir.Shape([many, *(value.shape or ())])
             graph.append(node)
             results.append(node.outputs[0])
     graph.outputs[:] = results  # an output of the operator that no rule reads need not run
@@ -217,18 +221,26 @@ def check(
     compare(operator, "float64", interpreted(run.model, feed, list(expected)), expected, exact)
     for level in range(4):
         compare(operator, f"ONNX Runtime, level {level}", runtime(proto, run.feed, list(expected), level), expected, single)
-    parsed(operator, proto)
     return run
 
 
-def parsed(operator: Operator, proto: onnx.ModelProto) -> None:
-    """TensorRT's parser takes the graph, where it is installed."""
-    if trt is None:
-        return
-    logger = trt.Logger(trt.Logger.ERROR)
+def read(proto: onnx.ModelProto) -> tuple[list[str], list[list[int]]]:
+    """By TensorRT's parser: (its complaints, none where it takes the graph; the shapes of the outputs, −1 for what is free)."""
+    logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
     network = trt.Builder(logger).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    assert parser.parse(proto.SerializeToString()), (str(operator), [parser.get_error(i).desc() for i in range(parser.num_errors)])
+    if not parser.parse(proto.SerializeToString()):
+        return [parser.get_error(i).desc() for i in range(parser.num_errors)], []
+    return [], [list(network.get_output(i).shape) for i in range(network.num_outputs)]
+
+
+def check_and_parse(operator: Operator, reference: Reference | None = None, **options: Any) -> Swept:
+    """``check``, and TensorRT's parser takes the graph, where it is installed."""
+    run = check(operator, reference, **options)
+    if trt is not None:
+        complaints, _ = read(ir.to_proto(run.model))
+        assert not complaints, f"{operator}: {complaints}"
+    return run
 
 
 def refused(operator: Operator, why: str, shape: Sequence[int] = ()) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import onnx_ir as ir
@@ -24,6 +26,7 @@ GROUPS: list[tuple[list[Dimension], list[Dimension], list[tuple[list[int], list[
     (["batch", 12, "H", "W"], ["batch", 12, "unknown"], [([0], [0]), ([1], [1]), ([2, 3], [2])]),
     (["batch", 6, "H", 5], ["other", 2, 15], [([0, 1, 2, 3], [0, 1, 2])]),
     (["batch", 6], ["6*batch"], [([0, 1], [0])]),
+    (["batch", 96, "H/4", "W/4"], ["batch", 96, "H*W/16"], [([0], [0]), ([1], [1]), ([2, 3], [2])]),
     ([2, 0, 3], [0, 6], [([0, 1, 2], [0, 1])]),
 ]
 
@@ -57,11 +60,18 @@ def test_groups_of_any_shape(number: int) -> None:
 
 
 def test_factors() -> None:
-    assert factors(4) == (4, {})
-    assert factors("H") == (1, {"H": 1})
-    assert factors("4*H*W*H") == (4, {"H": 2, "W": 1})
-    assert factors("floor(H/2)*W") == (1, {"floor(H/2)*W": 1})
-    assert factors("H - 1") == (1, {"H - 1": 1})
+    for dimension, number, names in (
+        (4, 4, []),
+        ("H", 1, ["H"]),
+        ("4*H*W*H", 4, ["H", "H", "W"]),
+        ("H*W/1024", Fraction(1, 1024), ["H", "W"]),
+        ("3*H/2*W/4", Fraction(3, 8), ["H", "W"]),
+        ("floor(H/2)*W", 1, ["floor(H/2)*W"]),
+        ("H - 1", 1, ["H - 1"]),
+        ("H//2", 1, ["H//2"]),
+        ("6/H", 1, ["6/H"]),
+    ):
+        assert factors(dimension) == (Fraction(number), Counter(names))
 
 
 def test_runs() -> None:

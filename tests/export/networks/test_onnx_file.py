@@ -297,6 +297,18 @@ def test_what_onnx_defines_by_other_operators_is_written_as_those(tmp_path: Path
     assert same(path, free, batch=3) <= 1e-5
 
 
+@pytest.mark.parametrize("kind", ["CastLike", "CenterCropPad", "MeanVarianceNormalization", "RotaryEmbedding"])
+def test_other_composites(tmp_path: Path, kind: str) -> None:
+    more = {"CastLike": ["half"], "CenterCropPad": ["to"], "RotaryEmbedding": ["cos", "sin", "places"]}.get(kind, [])
+    nodes = [helper.make_node(kind, ["x", *more], ["y"]), helper.make_node("Cast", ["y"], ["z"], to=FLOAT)]
+    arrays = {"half": random(1).astype(np.float16), "to": np.array([1, 3, 6, 12]), "cos": random(9, 4), "sin": random(9, 4)}
+    initializers = weights(**arrays, places=np.arange(8).reshape(1, 8))
+    proto = model(nodes, {"x": (FLOAT, [1, 3, 8, 8])}, {"z": (FLOAT, None)}, initializers, opset=23, ir_version=11)
+    path = write(tmp_path / "model.onnx", proto)
+    network = open_onnx(path)
+    assert kind not in kinds(network) and same(path, network) <= 1e-5
+
+
 def test_operators_that_have_rules_stay(tmp_path: Path) -> None:
     extra = [
         helper.make_node("GroupNormalization", ["relu", "s", "s"], ["g"], num_groups=2),

@@ -123,7 +123,7 @@ def sound(module: nn.Module, seed: int = 0) -> nn.Module:
 
 
 @cache
-def _file(name: str) -> bytes:
+def bytes_of(name: str) -> bytes:
     torch.manual_seed(0)
     return exported(sound(NETWORKS[name]()), torch.zeros(1, 3, SIZE, SIZE))
 
@@ -149,7 +149,7 @@ def exported(module: nn.Module, image: Tensor) -> bytes:
 
 def network(name: str) -> ir.Model:
     """A fresh graph."""
-    return opened(_file(name))
+    return opened(bytes_of(name))
 
 
 def opened(data: bytes) -> ir.Model:

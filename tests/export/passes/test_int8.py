@@ -117,6 +117,17 @@ def test_only_values_before_the_boundary_are_rounded() -> None:
 
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_a_boundary_on_the_way_to_another_is_not_rounded(target: str) -> None:
+    model, end = prepared("residual", target)
+    middle = "/2/Relu_output_0"
+    int8(model, [middle, end], Int8(target, ranges("residual", target)))
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    assert values[middle].producer().op_type == "Relu"  # type: ignore[union-attr]
+    read = [node.op_type for node in values[middle].consumers()]
+    assert sorted(read) == ["Add", "QuantizeLinear"]  # the next convolution rounds it for itself
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
 def test_what_is_kept_is_float32(target: str) -> None:
     model, end = prepared("residual", target)
     names = list(multiplications(model, [end], target))

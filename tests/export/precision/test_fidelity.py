@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ import pytest
 from dkcam.export.pictures import Pictures
 from dkcam.export.precision.build import MOST, split
 from dkcam.export.precision.calibrate import POWER, best_range
-from dkcam.export.precision.fidelity import Fidelity, Thresholds, Truth, compare
+from dkcam.export.precision.fidelity import Fidelity, Truth, compare, nearer
+from dkcam.export.precision.judges import JUDGES
 from dkcam.export.precision.numerics import Int8
 from dkcam.export.precision.search import fit
 from tests.specs import model_spec
@@ -37,14 +37,23 @@ class Canned:
     def close(self) -> None: ...
 
 
-def truth(probabilities: list[float], heat: np.ndarray, source: object = None) -> Truth:
+LOOSE = {"agreement": 0.98, "pearson": 0.97, "change": 1.0, "peak_shift": 99.0}
+INT8 = JUDGES["classify"].limits["int8"]
+
+
+def truth(probabilities: list[float], heat: np.ndarray, source: object = None, top: int | None = None) -> Truth:
     values = np.array(probabilities)
-    return Truth(PICTURE, object() if source is None else source, values, int(values.argmax()), heat)
+    best = np.array(int(values.argmax()) if top is None else top)
+    return Truth(PICTURE, object() if source is None else source, {"probabilities": values, "top": best, "heatmap": heat[None]})
+
+
+def _compare(engine: Canned, expected: list[Truth]) -> Fidelity:
+    return compare(engine, expected, "classify")
 
 
 def test_the_same_answers_are_perfect() -> None:
     heat = np.random.default_rng(0).random((4, 5))
-    figures = compare(Canned([([0.1, 0.8, 0.1], heat)]), [truth([0.1, 0.8, 0.1], heat)]).figures()
+    figures = _compare(Canned([([0.1, 0.8, 0.1], heat)]), [truth([0.1, 0.8, 0.1], heat)]).figures()
     expected = {"pictures": 1, "probability": 0, "probability_rms": 0, "worst": 1, "agreement": 1, "change": 0, "peak_shift": 0}
     assert figures | expected | dict.fromkeys(("pearson", "spearman", "iou"), 1.0) == figures
     assert figures["agreement_low"] == pytest.approx(0.2065, abs=1e-4) and figures["agreement_high"] == 1  # one picture says little
@@ -54,22 +63,23 @@ def test_each_figure_sees_its_own_fault() -> None:
     heat = np.zeros((4, 5))
     heat[1, 1], heat[2, 2] = 2, 1
     moved = np.roll(heat, (1, 2), axis=(0, 1))
-    found = compare(
+    found = _compare(
         Canned([([0.6, 0.3, 0.1], heat), ([0.3, 0.4, 0.3], moved), ([0.2, 0.2, 0.6], heat)]),
         [truth([0.2, 0.7, 0.1], heat), truth([0.4, 0.3, 0.3], heat), truth([0.2, 0.2, 0.6], np.zeros((4, 5)))],
     )
     assert found.pictures == 3
-    assert found.agreement.value == pytest.approx(1 / 3)  # the unsure second picture counts, too
-    assert found.change.value == pytest.approx((-0.4 - 0.1) / 3) and found.probability_rms == pytest.approx(np.sqrt((0.16 + 0.01) / 3))
-    assert found.probability == pytest.approx(0.4)
-    assert found.peak_shift.value == pytest.approx(np.hypot(1, 2) / 2)  # the third has no heat to compare
-    assert found.worst == pytest.approx(np.corrcoef(heat.ravel(), moved.ravel())[0, 1])
-    assert found.pearson.value == pytest.approx((1 + found.worst) / 2)
+    assert found.means["agreement"].value == pytest.approx(1 / 3)  # the unsure second picture counts, too
+    assert found.means["change"].value == pytest.approx((-0.4 - 0.1) / 3)
+    assert found.numbers["probability_rms"] == pytest.approx(np.sqrt((0.16 + 0.01) / 3))
+    assert found.numbers["probability"] == pytest.approx(0.4)
+    assert found.means["peak_shift"].value == pytest.approx(np.hypot(1, 2) / 2)  # the third has no heat to compare
+    assert found.numbers["worst"] == pytest.approx(np.corrcoef(heat.ravel(), moved.ravel())[0, 1])
+    assert found.means["pearson"].value == pytest.approx((1 + found.numbers["worst"]) / 2)
 
 
 def test_a_map_without_heat_where_heat_belongs_counts_as_zero() -> None:
     heat = np.eye(4)
-    assert compare(Canned([([0.1, 0.8, 0.1], np.zeros((4, 4)))]), [truth([0.1, 0.8, 0.1], heat)]).pearson.value == 0
+    assert _compare(Canned([([0.1, 0.8, 0.1], np.zeros((4, 4)))]), [truth([0.1, 0.8, 0.1], heat)]).means["pearson"].value == 0
 
 
 def canned(changed: int, count: int, sources: int, *, confidence: float = 0.8, spoilt: float = 0.0) -> Fidelity:
@@ -79,13 +89,13 @@ def canned(changed: int, count: int, sources: int, *, confidence: float = 0.8, s
     for number in range(count):
         probabilities = [0.45, 0.45 - 1e-3, 0.1] if number < changed else [1 - confidence - 0.01, confidence, 0.01]
         answers.append((probabilities, heat + spoilt * rng.normal(size=heat.shape)))
-        expected.append(truth([0.1, 0.45, 0.45] if number < changed else [0.19, 0.8, 0.01], heat, source=number * sources // count))
-        expected[-1] = replace(expected[-1], top=1)
-    return compare(Canned(answers), expected)
+        said = [0.1, 0.45, 0.45] if number < changed else [0.19, 0.8, 0.01]
+        expected.append(truth(said, heat, source=number * sources // count, top=1))
+    return _compare(Canned(answers), expected)
 
 
 def test_a_file_passes_by_what_is_certain() -> None:
-    wanted = Thresholds(0.98, 0.97, 0.02, 0.5)
+    wanted = INT8
     assert canned(0, 189, 189).misses(wanted) == ""
     assert "of 188 pictures keep their class" in canned(0, 188, 188).misses(wanted)  # perfect, and too few to know
     assert canned(5, 1000, 1000).misses(wanted) == ""
@@ -99,8 +109,8 @@ def test_a_moved_peak_is_a_miss() -> None:
     one, other = np.eye(6), np.eye(6)
     one[2, 2] += 1e-3
     other[3, 3] += 1e-3  # the maps are nearly the same, their peaks one cell down and one to the right
-    found = compare(Canned([([0.1, 0.8, 0.1], other)] * 200), [truth([0.1, 0.8, 0.1], one) for _ in range(200)])
-    assert "peaks move by 1.414" in found.misses(Thresholds(0.9, 0.97, 0.02, 0.5))
+    found = _compare(Canned([([0.1, 0.8, 0.1], other)] * 200), [truth([0.1, 0.8, 0.1], one) for _ in range(200)])
+    assert "peaks move by 1.414" in found.misses(dict(INT8, agreement=0.9))
 
 
 def test_what_could_not_be_taken_does_not_fall_short() -> None:
@@ -108,13 +118,13 @@ def test_what_could_not_be_taken_does_not_fall_short() -> None:
         def run(self, image: Any, classes: Any, key_mask: Any = None) -> Mapping[str, Any]:
             return {"heatmap": np.eye(4)[None, None]}
 
-    found = compare(Mute([]), [truth([0.1, 0.8, 0.1], np.eye(4))] * 300)
-    assert found.misses(Thresholds(0.98, 0.97, 0.02, 0.5)) == "" and "agreement" not in found.figures()
+    found = _compare(Mute([]), [truth([0.1, 0.8, 0.1], np.eye(4))] * 300)
+    assert found.misses(INT8) == "" and "agreement" not in found.figures()
 
 
 def test_choosing_goes_by_means() -> None:
-    strict = Thresholds(0.98, 0.97, 0.02, 0.5).nearer(0.25)
-    assert strict == Thresholds(pytest.approx(0.995), pytest.approx(0.9925), 0.005, 0.125)
+    strict = nearer(INT8, "classify", 0.25)
+    assert strict == pytest.approx({"agreement": 0.995, "pearson": 0.9925, "change": 0.005, "peak_shift": 0.125})
     few = canned(0, 40, 40)
     assert few.misses(strict) and not few.without_intervals().misses(strict)
 
@@ -145,16 +155,16 @@ def test_the_search_keeps_what_hurts_and_no_more(needed: set[str]) -> None:
         return Canned([([0.1, 0.8, 0.1], spoilt.reshape(20, 20))])
 
     numerics, kept, found = fit(
-        Int8("cpu", {}), dict.fromkeys(names, 10), open_file, [truth([0.1, 0.8, 0.1], heat.reshape(20, 20))], Thresholds(0.98, 0.97, 1, 99)
+        Int8("cpu", {}), dict.fromkeys(names, 10), open_file, [truth([0.1, 0.8, 0.1], heat.reshape(20, 20))], LOOSE, "classify"
     )
     assert numerics.kept == needed and {layer.name for layer in kept} == needed
-    assert found.pearson.value > 0.97 and all(layer.share == pytest.approx(1 / 8) and layer.harm > 0.03 for layer in kept)
+    assert found.means["pearson"].value > 0.97 and all(layer.share == pytest.approx(1 / 8) and layer.harm > 0.03 for layer in kept)
 
 
 def test_nothing_is_kept_where_nothing_hurts() -> None:
     heat = np.random.default_rng(0).random((4, 5))
     expected = [truth([0.1, 0.8, 0.1], heat)]
-    _, kept, _ = fit(Int8("cpu", {}), {"c": 1}, lambda numerics: Canned([([0.1, 0.8, 0.1], heat)]), expected, Thresholds(0.98, 0.97, 1, 99))
+    _, kept, _ = fit(Int8("cpu", {}), {"c": 1}, lambda numerics: Canned([([0.1, 0.8, 0.1], heat)]), expected, LOOSE, "classify")
     assert kept == ()
 
 

@@ -31,6 +31,7 @@ from dkcam.tools.run_command import main
 from tests.conftest import tiny_checkpoint
 from tests.memory import command, one_line
 from tests.runtime.live.camera_server import wait_until
+from tests.standins import balance, square_finder, squares
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def recorded(
-    model: Path, folder: Path, clock: list[float], *, options: ExportOptions | None = None, grid: Any = None
+    model: Path, folder: Path, clock: list[float], *, options: ExportOptions | None = None, grid: Any = None, picture: Any = None
 ) -> tuple[FlightRecorder, Callable[..., None]]:
     """A recorder of three seconds, and what adds a frame to it."""
     explainer = grid_explainer(dkcam.load(model, device="cpu"), grid, None)
@@ -52,7 +53,7 @@ def recorded(
     def add(
         classes: tuple[int, ...] | None = None, alarms: tuple[Alarm, ...] = (), *, masks: bool = True, size: tuple[int, int] = (90, 160)
     ) -> None:
-        image = rng.integers(0, 255, (*size, 3), dtype=np.uint8)
+        image = rng.integers(0, 255, (*size, 3), dtype=np.uint8) if picture is None else picture
         said = explainer.infer(explainer.prepare(image), classes, masks=masks)
         done = Explained(Frame(image, 0, "camera", 0.0), said, 0.0, 0.0, 0.0, time.perf_counter(), masks)
         recorder.add(replace(result_of(done, style=Style(), watch=None, picture=False, fps=None, dropped=0), alarms=alarms))
@@ -94,6 +95,21 @@ def test_masks_grids_and_other_inputs_replay_too(tmp_path: Path, clock: list[flo
         result = replayed(path)
         assert result.exit_code == 0 and "2 frames" in result.output, result.output
         # without the masks' state, one of them would differ
+        clock[0] += 10
+
+
+def test_detectors_and_regressors_replay_too(tmp_path: Path, clock: list[float]) -> None:
+    for name, data in (("detector", square_finder()), ("regressor", balance())):
+        model = tmp_path / f"{name}.onnx"
+        model.write_bytes(data)
+        recorder, add = recorded(model, tmp_path / name, clock, picture=squares(("red", 1, 2), ("red", 3, 2), ("blue", 4, 7)))
+        add()
+        add((0,))  # a detector shows more than one box of the class, in rows that ranks give
+        add((-1,))
+        path = recorder.dump("test")
+        result = replayed(path, "--sink", tmp_path / f"{name}.jsonl")
+        assert result.exit_code == 0 and "3 frames on cpu; heatmaps differ by 0.0e+00" in result.output, result.output
+        assert "scores by 0.0e+00" in result.output
         clock[0] += 10
 
 

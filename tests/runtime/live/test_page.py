@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import logging
 import socket
 import struct
 import sys
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -25,76 +23,24 @@ from click.testing import CliRunner
 
 import dkcam
 from dkcam.errors import InputError, SinkError
-from dkcam.runtime.controls import Controls, Style
+from dkcam.runtime.controls import Style
 from dkcam.runtime.delivery import Explained, result_of
 from dkcam.runtime.frame import Frame
 from dkcam.runtime.live.page import PageSink, places
 from dkcam.runtime.live.page import app as app_module
 from dkcam.runtime.live.page import server as server_module
-from dkcam.runtime.live.page.app import Context, changes
+from dkcam.runtime.live.page.app import changes
 from dkcam.runtime.live.page.hub import _Published
-from dkcam.runtime.live.page.metrics import Metrics
 from dkcam.runtime.result import Live
+from dkcam.spec import ExplanationSpec
 from dkcam.tools.run_command import main
 from tests.runtime.live import chromium
 from tests.runtime.live.camera_server import wait_until
 from tests.runtime.live.chromium import Chromium
+from tests.runtime.live.feed import Feed
+from tests.specs import model_spec
 
 TOKEN = "correct horse Batterie für Stapel"
-
-
-class Feed:
-    """A page with two cameras that are fed from here, as a pipeline would."""
-
-    def __init__(self, model: Path, *, token: str | None = None, host: str = "127.0.0.1") -> None:
-        self.explainer = dkcam.load(model, device="cpu")
-        self.controls = Controls()
-        self.metrics = Metrics([], None, "model.onnx")
-        self.live = [True, True]
-        self.context = Context("model.onnx", self.controls, lambda: self.explainer, self.metrics, self._cameras)
-        self.page = PageSink(f"http://{host}:0", self.context, token=token)
-        self._stop = threading.Event()
-        self.fps, self.sent = 30.0, 0
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        wait_until(lambda: self.sent > 1)
-
-    def _cameras(self) -> list[dict[str, Any]]:
-        names = ("front", "rear")
-        return [
-            {"camera": k, "name": names[k], "live": self.live[k], "reason": "", "shots": 1, "dropped": 0, "reopened": 0} for k in range(2)
-        ]
-
-    def _run(self) -> None:
-        while not self._stop.wait(1 / self.fps):
-            for camera in range(2):
-                picture = np.full((90, 160, 3), 40, np.uint8)
-                cv2.circle(picture, (10 + 3 * (self.sent % 45), 45), 9, (255, 255, 255), -1)
-                settings = self.controls.settings
-                start = time.perf_counter()
-                said = self.explainer.infer(self.explainer.prepare(picture), settings.classes)
-                frame = Frame(picture, self.sent, ("front", "rear")[camera], time.perf_counter(), camera=camera)
-                done = Explained(frame, said, 0.0, 0.0, 1.0, start)
-                self.page.write(result_of(done, style=settings.style, watch=None, picture=self.page.pictures, fps=30, dropped=0))
-            self.sent += 1
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.page.close()
-
-    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.page.port, timeout=10)
-        try:
-            connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
-            answer = connection.getresponse()
-            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
-        finally:
-            connection.close()
-
-    def json(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        status, _, data = self.ask(method, path, None if body is None else json.dumps(body).encode())
-        return status, json.loads(data)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +95,7 @@ def test_state_control_and_their_limits(feed: Feed) -> None:
 
 def test_settings_of_models_that_explain_a_fixed_number(feed: Feed) -> None:
     class Fixed:
-        spec = type("Spec", (), {"labels": feed.explainer.spec.labels, "explain": 2})
+        spec = model_spec(feed.explainer.spec.labels, explanation=ExplanationSpec(layers=("layer4",), count=2))
 
     with pytest.raises(InputError, match="explains exactly 2 classes, 1 were asked for"):
         changes({"classes": ["stop"]}, Fixed())  # type: ignore[arg-type]

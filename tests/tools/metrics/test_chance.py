@@ -11,7 +11,7 @@ from dkcam.cells import Area, pointing
 from dkcam.rendered import Box
 from dkcam.runtime.explanation import Explanation
 from dkcam.runtime.geometry import Fit
-from dkcam.tools.checks.measure import CONTROLS, PLACES, Record, _places, _record
+from dkcam.tools.checks.measure import CONTROLS, PLACES, Record, _record, places
 from dkcam.tools.checks.rules import DEFAULT
 from dkcam.tools.checks.samples import Sample
 from dkcam.tools.metrics.place import area_share, centred_gaussian, chance, energy, energy_ratio, iou
@@ -113,8 +113,8 @@ def test_every_control_of_a_check_has_every_measure_and_is_that_measure() -> Non
     found = record((6, 10), box, image, rng, wrong)
     assert set(found.controls) == set(CONTROLS) and all(set(values) == set(PLACES) for values in found.controls.values())
     area, shown = found.fit.area(box, (6, 10)), Area(0, 0, 10, 6)
-    assert found.controls["wrong class"] == _places(wrong, [area], shown)
-    assert found.controls["centred Gaussian"] == _places(centred_gaussian(6, 10), [area], shown)
+    assert found.controls["wrong class"] == places(wrong, [area], shown)
+    assert found.controls["centred Gaussian"] == places(centred_gaussian(6, 10), [area], shown)
     assert found.controls["chance"] == chance(found.heatmap, area)
 
 

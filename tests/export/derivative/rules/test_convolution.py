@@ -90,6 +90,8 @@ def test_a_transposed_convolution(number: int) -> None:
     pads = [int(random.integers(0, (r + 1) // 2 + 1)) for r in reach * 2]
     groups, outer, inner = (int(random.choice(choice)) for choice in ([1, 1, 2, 3], [1, 2], [1, 2]))
     kind = str(random.choice(["pads", "pads", "SAME_UPPER", "SAME_LOWER", "shape", "shape SAME_UPPER"]))
+    if kind.startswith("SAME") and any(k < s for k, s in zip(kernel, strides, strict=True)):
+        kind = "pads"  # refused
     if kind.startswith("SAME"):
         more = [0] * count  # ONNX's own shape inference is wrong for both together, ONNX Runtime right
     elif count == 1:
@@ -154,6 +156,7 @@ def test_the_weights_are_in_the_file_once() -> None:
     [
         ("ConvTranspose", {"auto_pad": "SAME_UPPER", "strides": [2, 2], "output_padding": [1, 1]}, {}, "declared as .* expected"),
         ("Conv", {"auto_pad": "SAME_UPPER", "strides": [2, 2]}, {2: "H"}, "fix the size"),
+        ("ConvTranspose", {"auto_pad": "SAME_UPPER", "strides": [4, 4]}, {}, "smaller than its stride"),
         ("ConvTranspose", {"output_shape": [9, 9], "strides": [2, 2]}, {3: "W"}, "fix the size"),
     ],
 )
@@ -161,6 +164,20 @@ def test_what_is_refused(kind: str, attributes: dict[str, Any], free: dict[int, 
     operator = Operator(kind, [np.ones((1, 2, 5, 5)), np.ones((2, 2, 3, 3))], attributes, free={0: free})
     with pytest.raises(UnsupportedOperator, match=f"{kind}.*'node'.*{why}"):
         swept(operator, [(1, 2, 3, 3)], seeds=["full"])
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"pads": [1, 1, 1, 1]}, {"pads": [0, 2, 1, 0]}, {"auto_pad": "SAME_UPPER"}, {"auto_pad": "SAME_LOWER"}]
+)
+def test_a_stride_over_a_free_size_that_it_divides(attributes: dict[str, Any]) -> None:
+    """Nothing is left over, so nothing needs to be cut off."""
+    random = np.random.default_rng(0)
+    inputs = [random.standard_normal((2, 3, 6, 8)), random.standard_normal((4, 3, 3, 3))]
+    free = {0: {0: "B", 2: "H/2", 3: "W"}}
+    operator = Operator("Conv", inputs, {"strides": [2, 2], **attributes}, free=free, declared=[["B", 4, "H/4", "W/2"]])
+    pads = attributes.get("pads", [0, 0, 1, 1] if attributes.get("auto_pad") == "SAME_UPPER" else [1, 1, 0, 0])
+    run = check(operator, lambda x, w: F.conv2d(around(x, pads), w, stride=2))
+    assert "Slice" not in [node.op_type for node in run.written]
 
 
 def test_negative_pads_are_refused() -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dkcam.export.writer import shape_of
-from tests.export.derivative.harness import Operator, check, refused
+from tests.export.derivative.harness import Operator, refused
+from tests.export.derivative.harness import check_and_parse as check
 from tests.export.derivative.rules.draws import Array, Draws
 
 FREE = {0: {0: "batch", 2: "H", 3: "W"}}
@@ -43,15 +44,13 @@ RESHAPES: list[tuple[list[int], list[int], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("shape", "to", "attributes"), RESHAPES)
 def test_reshape(shape: list[int], to: list[int], attributes: dict[str, Any]) -> None:
-    for random in range(3):
-        check(Operator("Reshape", [Draws(2).normal(shape), np.array(to, np.int64)], attributes), k=3, random=random)
+    for random in range(2):
+        check(Operator("Reshape", [Draws(2).normal(shape), np.array(to, np.int64)], attributes), k=3, random=random + len(to))
 
 
 @pytest.mark.parametrize("to", [[0, 12, -1], [0, -1], [0, 3, 4, -1], [-1, 12, 4, 5], [0, 12, 1, -1], [-1], [0, 0, 0, 0, 1]])
 def test_reshape_of_free_sizes(to: list[int]) -> None:
-    for random in range(2):
-        operator = Operator("Reshape", [Draws(3).normal([2, 12, 4, 5]), np.array(to, np.int64)], free=FREE)
-        check(operator, k=3, random=random)
+    check(Operator("Reshape", [Draws(3).normal([2, 12, 4, 5]), np.array(to, np.int64)], free=FREE), k=3, random=len(to))
     if to[0] == 0 or to == [-1, 12, 4, 5]:
         check(Operator("Reshape", [Draws(3).normal([2, 12, 4, 5]), np.array(to, np.int64)], free={0: {0: "batch"}}))
 
@@ -75,13 +74,13 @@ def test_flatten(axis: int | None) -> None:
 @pytest.mark.parametrize("axes", [None, [1], [-1, 1], [3, 1]])
 def test_squeeze(axes: list[int] | None) -> None:
     given = None if axes is None else np.array(axes, np.int64)
-    for random in range(3):
+    for random in range(2):
         check(Operator("Squeeze", [Draws(6).normal([2, 1, 4, 1]), given]), random=random)
 
 
 @pytest.mark.parametrize("axes", [[0], [1, 3], [-1], [2, 0, -2]])
 def test_unsqueeze(axes: list[int]) -> None:
-    for random in range(3):
+    for random in range(2):
         check(Operator("Unsqueeze", [Draws(7).normal([2, 3, 4]), np.array(axes, np.int64)]), random=random)
 
 
@@ -130,8 +129,7 @@ def test_concat_along_a_free_size() -> None:
 def test_split(used: list[int]) -> None:
     draws = Draws(11)
     x, sizes = draws.normal([2, 9, 3]), np.array([2, 1, 5, 1])
-    for random in range(2):
-        check(Operator("Split", [x, sizes], {"axis": [1, -2][random]}, outputs=4, used=used), k=3, random=random)
+    check(Operator("Split", [x, sizes], {"axis": [1, -2][len(used) % 2]}, outputs=4, used=used), k=3, random=used[0])
 
 
 @pytest.mark.parametrize(("size", "count"), [(6, 3), (7, 3), (8, 1)])
@@ -160,11 +158,11 @@ SLICES: list[tuple[list[int], list[int], list[int] | None, list[int] | None]] = 
 @pytest.mark.parametrize(("starts", "ends", "axes", "steps"), SLICES)
 def test_slice(starts: list[int], ends: list[int], axes: list[int] | None, steps: list[int] | None) -> None:
     given: list[Array | None] = [None if one is None else np.array(one, np.int64) for one in (starts, ends, axes, steps)]
-    for random in range(2):
+    for random in [len(starts), 5]:
         check(Operator("Slice", [Draws(13).normal([4, 7, 5]), *given]), k=3, random=random)
 
 
-@pytest.mark.parametrize("bounds", [(1, FAR), (0, -1), (1, -2), (0, FAR)])
+@pytest.mark.parametrize("bounds", [(1, FAR), (0, -1), (1, -2), (0, FAR), (2, 2**31 - 1)])
 def test_slice_of_a_free_size(bounds: tuple[int, int]) -> None:
     given = [np.array([bound]) for bound in bounds] + [np.array([1])]
     shape = [7 - bounds[0] + min(bounds[1], 0)]
@@ -184,9 +182,8 @@ def test_slices_that_are_refused() -> None:
 @pytest.mark.parametrize("mode", ["constant", "edge", "reflect", "wrap"])
 @pytest.mark.parametrize("pads", [[0, 1, 2, 0, 3, 1], [0, 0, 0, 0, 2, 0], [0, 0, 1, 0, 0, 0]])
 def test_pad(mode: str, pads: list[int]) -> None:
-    for random in range(2):
-        operator = Operator("Pad", [Draws(16).normal([2, 5, 4]), np.array(pads), np.array(0.3, np.float32)], {"mode": mode}, opset=19)
-        check(operator, k=3, random=random)
+    operator = Operator("Pad", [Draws(16).normal([2, 5, 4]), np.array(pads), np.array(0.3, np.float32)], {"mode": mode}, opset=19)
+    check(operator, k=3, random=sum(pads))
 
 
 def test_pad_by_default_and_of_some_axes() -> None:
@@ -196,20 +193,24 @@ def test_pad_by_default_and_of_some_axes() -> None:
     check(Operator("Pad", [x, np.array([1, 2, 3, 0]), None, np.array([2, 1])], {"mode": "reflect"}))
 
 
-@pytest.mark.parametrize("mode", ["constant", "edge", "reflect"])
 @pytest.mark.parametrize("pads", [[0, -1, 0, 0, 0, 0], [0, -1, 2, 0, 2, -1], [0, -2, 0, 0, -1, -2]])
-def test_pads_that_cut(mode: str, pads: list[int]) -> None:
-    check(Operator("Pad", [Draws(18).normal([2, 5, 4]), np.array(pads)], {"mode": mode}), random=1)
+def test_pads_that_cut(pads: list[int]) -> None:
+    check(Operator("Pad", [Draws(18).normal([2, 5, 4]), np.array(pads)]), random=1)
 
 
-def test_a_wrap_longer_than_the_input() -> None:
-    check(Operator("Pad", [Draws(19).normal([2, 3]), np.array([0, 7, 0, 5])], {"mode": "wrap"}, opset=19))
+@pytest.mark.parametrize(("mode", "most"), [("edge", 9), ("reflect", 2), ("wrap", 3)])
+def test_the_longest_pads(mode: str, most: int) -> None:
+    """As long as the input allows; longer ones, and negative ones, mean something else to each runtime."""
+    x = Draws(19).normal([2, 3])
+    check(Operator("Pad", [x, np.array([0, most, 0, most])], {"mode": mode}, opset=19), seeds=["full", "even"])
+    if mode != "edge":
+        refused(Operator("Pad", [x, np.array([0, 0, 0, most + 1])], {"mode": mode}, opset=19), "more than one way", [2, 4 + most])
+    refused(Operator("Pad", [x, np.array([0, -1, 0, 0])], {"mode": mode}, opset=19), "pads below 0", [2, 2])
 
 
 @pytest.mark.parametrize("pads", [[0, 0, 1, 2, 0, 0, 3, 1], [0, 0, -1, 0, 0, 0, 0, -2], [0, 0, 1, 0, 0, 0, 0, 0]])
 def test_pad_of_free_sizes(pads: list[int]) -> None:
-    for random in range(2):
-        check(Operator("Pad", [Draws(20).normal([2, 3, 4, 5]), np.array(pads)], free=FREE), random=random)
+    check(Operator("Pad", [Draws(20).normal([2, 3, 4, 5]), np.array(pads)], free=FREE), random=1)
     if min(pads) == 0:
         bordered = [size + pads[axis] + pads[axis + 4] for axis, size in enumerate([2, 3, 4, 5])]
         operator = Operator("Pad", [Draws(20).normal([2, 3, 4, 5]), np.array(pads)], {"mode": "edge"}, free=FREE)

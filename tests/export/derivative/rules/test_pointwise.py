@@ -8,7 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from tests.export.derivative.harness import HALF, ROUNDED, Operator, check, refused, runtime, swept
+from tests.export.derivative.harness import HALF, ROUNDED, Operator, refused, runtime, swept
+from tests.export.derivative.harness import check_and_parse as check
 from tests.export.derivative.rules.draws import Draws
 
 SMOOTH: dict[str, tuple[float, float]] = {

@@ -165,6 +165,7 @@ def test_over_all_of_space(shape: tuple[int, ...], free: bool) -> None:
     run = check(Operator("GlobalAveragePool", [x], free=names), lambda x: x.mean(space, keepdim=True), exact=ROUNDED)
     assert run.cotangents["even"]["x0"].g.shape[2:] == (shape[1], *[1] * len(space))
     check(Operator("GlobalMaxPool", [tied], free=names), lambda x: x.amax(space, keepdim=True))
+    check(Operator("GlobalMaxPool", [tied], free=names), seeds=["full"])
     for power in (1, 2, 3):
         operator = Operator("GlobalLpPool", [some], {"p": power}, free=names)
         check(operator, lambda x, p=power: (x.abs() ** p).sum(space, keepdim=True) ** (1 / p), exact=ROUNDED)
@@ -194,12 +195,27 @@ def test_a_network_in_half_precision(kind: str) -> None:
     assert all(node.outputs[0].dtype != "FLOAT16" for node in run.written)
 
 
+@pytest.mark.parametrize(
+    ("shape", "attributes", "free"),
+    [
+        ((2, 3, 7, 6), {"kernel_shape": [3, 3], "dilations": [2, 2], "pads": [2, 2, 2, 2]}, {}),
+        ((1, 2, 4), {"kernel_shape": [4], "dilations": [2], "pads": [0, 3]}, {}),  # one window, which does not hold all between its ends
+        ((2, 3, 7, 6), {"kernel_shape": [4, 3], "strides": [3, 2], "ceil_mode": 1, "pads": [1, 0, 1, 0]}, {0: "B", 2: "H", 3: "W"}),
+    ],
+)
+@pytest.mark.parametrize("include", [0, 1])
+def test_means_that_few_draws_meet(shape: tuple[int, ...], attributes: dict[str, Any], free: dict[int, str], include: int) -> None:
+    x = np.random.default_rng(0).standard_normal(shape)
+    check(Operator("AveragePool", [x], {**attributes, "count_include_pad": include}, free={0: free}, opset=22), exact=ROUNDED)
+
+
 def test_what_stays_even() -> None:
     """Tiles and windows over everything keep an even gradient even: a pooled head costs nothing beside the network."""
     x = np.random.default_rng(0).standard_normal((2, 3, 6, 8))
     for attributes, axes in (({"kernel_shape": [2, 2], "strides": [2, 2]}, (1, 1)), ({"kernel_shape": [6, 1]}, (1, 1))):
         run = check(Operator("AveragePool", [x], attributes), seeds=["even"], exact=ROUNDED)
-        assert run.cotangents["even"]["x0"].g.shape[3:] == axes and len(run.written) <= 4
+        arrived = run.cotangents["even"]["x0"]
+        assert arrived.g.shape[3:] == axes and arrived.d is not None and arrived.d.shape == ()
 
 
 def test_an_even_gradient_goes_back_once_for_all_k() -> None:
@@ -208,6 +224,21 @@ def test_an_even_gradient_goes_back_once_for_all_k() -> None:
         run = check(Operator(kind, [x], {"kernel_shape": [size, size]}), seeds=["even"], exact=ROUNDED)
         arrived = run.cotangents["even"]["x0"]
         assert arrived.g.shape == ["K", 2, 3, 1, 1] and arrived.d is not None and list(arrived.d.shape or ())[-2:] == [6, 8]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_stride_over_a_free_size_that_it_divides(size: int) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 6, 8))
+    attributes = {"kernel_shape": [size, size], "strides": [2, 2], "pads": [size - 2] * 4}
+    for kind, pool in (("MaxPool", F.max_pool2d), ("AveragePool", F.avg_pool2d)):
+        more = {} if kind == "MaxPool" else {"count_include_pad": 1}
+        operator = Operator(kind, [x], attributes | more, free={0: {0: "B", 2: "2*H", 3: "W"}}, declared=[["B", 3, "H", "W/2"]])
+        run = check(operator, lambda x, pool=pool: pool(x, size, 2, size - 2), exact=ROUNDED)
+        if size == 2 and kind == "AveragePool":
+            assert "Slice" not in [node.op_type for node in run.written]
+    with_ends = Operator("MaxPool", [x], attributes, free={0: {2: "2*H"}}, declared=[[2, 3, "H", 4]])
+    shapes = [node for node in swept(with_ends, [(2, 3, 3, 4)], seeds=["full"]).written if node.op_type == "Slice"]
+    assert all(value.const_value is not None for node in shapes for value in node.inputs[1:] if value is not None)
 
 
 def test_how_many_nodes_a_maximum_takes() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.export.derivative.harness import ROUNDED, Operator, check, refused
+from tests.export.derivative.harness import ROUNDED, Operator, refused
+from tests.export.derivative.harness import check_and_parse as check
 from tests.export.derivative.rules.draws import Array, Draws
 
 KINDS = [
@@ -30,7 +31,7 @@ def numbers(draws: Draws, kind: str, shape: list[int]) -> Array:
     return draws.positive(shape) if kind in ("ReduceLogSum", "ReduceProd") else draws.normal(shape)
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(4))
 @pytest.mark.parametrize("kind", KINDS)
 def test_over_some_axes(kind: str, number: int) -> None:
     draws = Draws(100 * number + len(kind))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,14 @@ def test_whole_multiples_of_nearest_neighbours(times: tuple[int, int], free: boo
         assert pools and "MatMul" not in pools
 
 
+def test_whole_multiples_by_sizes_that_are_free() -> None:
+    """As where a map is resized to the size of another."""
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 5))
+    one = operator(x, sizes=[8, 15], axes=[2, 3], coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    one = replace(one, free={0: {0: "B", 2: "H/4", 3: "W/3"}}, declared=[["B", 3, "H/2", "W"]])
+    check(one, lambda x, *_: x.repeat_interleave(2, 2).repeat_interleave(3, 3))
+
+
 def test_pictures_with_channels_last() -> None:
     x = np.random.default_rng(0).standard_normal((2, 4, 5, 3))
     names = {0: "B", 1: "H", 2: "W"}
@@ -114,6 +123,15 @@ def test_what_torch_writes(kind: str, sizes: tuple[int, int], corners: bool) -> 
     mode = "align_corners" if corners else "pytorch_half_pixel"
     one = operator(x, sizes=list(sizes), axes=[2, 3], mode=kind[2:], coordinate_transformation_mode=mode, free={0: "B"})
     check(one, lambda x, *_: F.interpolate(x, size=sizes, mode=kind, align_corners=corners), exact=ROUNDED)
+
+
+@pytest.mark.parametrize("kind", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_a_region_that_is_cut_out(size: int, kind: str) -> None:
+    x = np.random.default_rng(0).standard_normal((1, 2, 5, 4))
+    for region in ([0.2, 0.3, 0.7, 0.9], [-0.1, 0.4, 0.8, 1.3]):
+        one = operator(x, sizes=[size, 3], axes=[2, 3], region=region, mode=kind, coordinate_transformation_mode="tf_crop_and_resize")
+        check(one, seeds=["full", "even"], exact=ROUNDED)
 
 
 def test_an_even_gradient_stays_even() -> None:
@@ -206,6 +224,7 @@ def test_space_to_depth(free: bool) -> None:
         ({"scales": [1, 1, 2, 2], "mode": "linear", "free": {2: "H"}}, "free: its weights depend on that; fix the size"),
         ({"scales": [1, 1, 1.5, 2], "free": {2: "H"}}, "fix the size"),
         ({"sizes": [1, 2, 8, 8], "free": {3: "W"}}, "fix the size"),
+        ({"sizes": [7, 8], "axes": [2, 3], "keep_aspect_ratio_policy": "not_larger", "free": {3: "W"}}, "keep_aspect_ratio_policy .* fix"),
         ({"sizes": [1, 2, 7, 7], "coordinate_transformation_mode": "half_pixel_symmetric"}, "runtimes round"),
         (
             {"sizes": [1, 2, 4, 4], "region": [0, 0, 0.1, 0, 1, 1, 0.9, 1], "coordinate_transformation_mode": "tf_crop_and_resize"},

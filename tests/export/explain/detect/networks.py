@@ -130,7 +130,9 @@ class Ssd(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         maps = self.neck(x)
-        scores = torch.cat([c(m).permute(0, 2, 3, 1).reshape(x.shape[0], -1, CLASSES + 1) for m, c in zip(maps, self.classes, strict=True)], 1)
+        scores = torch.cat(
+            [c(m).permute(0, 2, 3, 1).reshape(x.shape[0], -1, CLASSES + 1) for m, c in zip(maps, self.classes, strict=True)], 1
+        )
         moved = torch.cat([b(m).permute(0, 2, 3, 1).reshape(x.shape[0], -1, 4) for m, b in zip(maps, self.boxes, strict=True)], 1)
         centres, strides = cells(maps, (x.shape[2], x.shape[3]))
         priors = ((centres + 0.5) * strides / x.shape[2]).repeat_interleave(2, 0)

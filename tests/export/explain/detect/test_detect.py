@@ -61,9 +61,7 @@ def opened(case: Case, batch: int | str = 1) -> tuple[Network, DetectPlan]:
     return network, plan(network.model, network.outputs, network.size, **case.told)
 
 
-def explained(
-    network: Network, found: DetectPlan, method: str = "gradcam", count: int | str = "K", each: bool = False
-) -> onnx.ModelProto:
+def explained(network: Network, found: DetectPlan, method: str = "gradcam", count: int | str = "K", each: bool = False) -> onnx.ModelProto:
     """The network with its boxes and heat, its own values still there by name."""
     graph = network.graph
     batch = network.image.shape[0]  # type: ignore[index]
