@@ -47,6 +47,7 @@ CASES = {
     "yolov5": Case(networks.Yolov5, "yolov5"),
     "yolox": Case(networks.Yolox, "yolox"),
     "yolox decoded": Case(lambda: networks.Yolox(decoded=True), "yolox"),
+    "yolox multiplied": Case(lambda: networks.Yolox(decoded=True, product=True), "yolov8", told={"labels": 5}),
     "yolov10": Case(networks.Chosen, "yolov10"),
     "ssd": Case(networks.Ssd, "ssd", PAIR, {"decode": "ssd"}),
     "ssd in pixels": Case(lambda: networks.Ssd(squash=False, scale=64.0), "ssd-pixels", PAIR, {"decode": "ssd-pixels", "labels": 5}),
@@ -129,6 +130,25 @@ def test_boxes_and_heat_are_those_of_plain_code(kind: str, batch: int | str) -> 
         for name in ("scores", "boxes"):
             compared(name, single[name], double[name], 1, 1e-5)
         compared("heatmap", single["heatmap"], double["heatmap"], float(double["heatmap"].max()), 1e-4)
+
+
+@pytest.mark.parametrize("kind", ["yolov8", "yolov5", "yolox", "yolox multiplied", "yolov10", "ssd"])
+def test_networks_of_one_class(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "CLASSES", 1)
+    monkeypatch.setitem(CASES[kind].told, "labels", 1)
+    original, found = opened(CASES[kind])
+    assert found.raw.classes == 1 and all(head.windows for head in found.heads)
+    assert all(size[1:] != (1, 1) or size[0] == 1 for size in found.places.size)
+    network, again = opened(CASES[kind])
+    asked = np.array([-1, -2, 0])
+    feed = {"image": picture(1), "classes": asked}
+    single = run(explained(network, again), feed)
+    truth = expected(original, found, "gradcam", feed["image"], asked)
+    assert (truth.values["scores"] > 0).all()
+    np.testing.assert_array_equal(single["explained"], [[0, 0, 0]])
+    compared("scores", single["scores"], truth.values["scores"], 1, 1e-5)
+    compared("boxes", single["boxes"], truth.values["boxes"], 1, 1e-5)
+    compared("heatmap", single["heatmap"], truth.values["heatmap"], float(truth.values["heatmap"].max()), 1e-4)
 
 
 @pytest.mark.parametrize("method", cam.METHODS)
