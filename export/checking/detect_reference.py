@@ -19,6 +19,7 @@ from dkcam.export.checking.graph_reference import EPSILON, positions, together
 from dkcam.export.checking.interpreter import Interpreter
 from dkcam.export.explain.detect.layout import Columns
 from dkcam.export.explain.detect.plan import MOST, DetectPlan
+from dkcam.export.explain.detect.select import PAIRS
 from dkcam.export.explain.layers import Layer
 from dkcam.export.reference import Answer, terms
 
@@ -86,6 +87,8 @@ class DetectReference:
         maps = [[self._maps(found, at, one) for one in chosen[at]] for at in range(len(image))]
         layers = [torch.stack([torch.stack([one[0][i] for one in row]) for row in maps]) for i in range(len(self.layers))]
         sizes = torch.stack([torch.stack([one[1] for one in row]) for row in maps])
+        if len(layers) > 1 and not self._levels():
+            sizes = torch.ones_like(sizes)  # maps over their own largest values
         values = {"boxes": boxes, "scores": scores, "explained": explained, "heatmap": self._together(layers).numpy()}
         return Answer(values, {"heatmap": sizes.numpy()})
 
@@ -94,7 +97,7 @@ class DetectReference:
         layout, ranks = self.plan.layout, self.plan.ranks
         scores = self._scores(found, at)
         if layout.paired:
-            best = np.argsort(-scores.ravel(), kind="stable")[:MOST]
+            best = np.argsort(-scores.ravel(), kind="stable")[:PAIRS]
             pairs = [(int(i) // scores.shape[1], int(i) % scores.shape[1]) for i in best]
         else:
             pairs = [(int(a), int(scores[a].argmax())) for a in np.argsort(-scores.max(1), kind="stable")[:MOST]]
@@ -170,9 +173,13 @@ class DetectReference:
                 largest = torch.maximum(largest, each.abs().sum(1).max())
         return maps, largest
 
+    def _levels(self) -> bool:
+        """Whether the layers are the maps that the heads read."""
+        return [layer.name for layer in self.layers] == [value.name for value in self.plan.features]
+
     def _together(self, maps: list[Tensor]) -> Tensor:
         """[B, K, h, w] of each layer on the finest grid: levels' maps, of which one is not zero, as they are."""
-        if len(maps) == 1 or [layer.value for layer in self.layers] != self.plan.features:
+        if len(maps) == 1 or not self._levels():
             return maps[0] if len(maps) == 1 else together(maps)
         finest = list(max(maps, key=lambda one: one.shape[2] * one.shape[3]).shape[2:])
         spread = [torch.nn.functional.interpolate(one, size=finest, mode="bilinear", align_corners=False) for one in maps]

@@ -115,7 +115,7 @@ def raw(layout: Layout) -> Raw:
             raise _untraceable(layout, "the classes of a box come from several values")
         at = whole[:, 0] // count
         index = piece.index.reshape(-1, count)
-        step = int(index[0, 1] - index[0, 0]) if count > 1 else 1
+        step = int(index[0, 1] - index[0, 0]) if count > 1 else 0
         if (index != index[:, :1] + step * np.arange(count)).any():
             raise _untraceable(layout, "the classes of a box are not in a row")
         level[at], start[at] = len(levels), index[:, 0]
@@ -167,6 +167,7 @@ def _product(piece: Piece, count: int) -> tuple[list[Piece], list[Piece]] | None
         found.append([Piece(p.value, piece.order[p.order], p.index, p.squash) for p in parts])
     for classes, other in (found, found[::-1]):
         even = all((p.index.reshape(-1, count) == p.index.reshape(-1, count)[:, :1]).all() for p in other if p.order.size % count == 0)
-        if even and any((p.index.reshape(-1, count) != p.index.reshape(-1, count)[:, :1]).any() for p in classes if count > 1):
+        # of one class, either factor can stand for it: the logit of their product is the same
+        if even and (count == 1 or any((p.index.reshape(-1, count) != p.index.reshape(-1, count)[:, :1]).any() for p in classes)):
             return classes, [Piece(p.value, p.order[::count] // count, p.index[::count], p.squash) for p in other]
     return None

@@ -114,6 +114,8 @@ def _tables(facts: Facts) -> list[Table]:
         known = [axis for axis in (1, 2) if facts.labels and shape[axis - 1] in (4 + facts.labels, 5 + facts.labels)]
         axis = known[0] if len(known) == 1 else 1 if shape[0] < shape[1] else 2
         columns = Columns(output, axis, 0, shape[axis - 1])
+        if unselected(output, columns.elements()[:1, 4]) is not None:
+            continue  # chosen by the network itself: its columns are no classes
         first = trace(output, columns.elements()[0])
         squash, source = [""] * columns.count, [output] * columns.count
         for piece in first:
@@ -145,6 +147,8 @@ def _classes(table: Table, start: int, facts: Facts) -> int:
 
 def _objectness(table: Table, facts: Facts) -> bool | None:
     """Whether a column of objectness stands before the classes; None where that cannot be told."""
+    if table.columns.count == 5:
+        return False
     one, five = (_classes(table, start, facts) for start in (4, 5))
     if facts.labels and bool(one) != bool(five):
         return bool(five)

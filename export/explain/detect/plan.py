@@ -84,6 +84,8 @@ def plan(
     layout = layouts.find(outputs, labels, decode, sample)
     found = raw(layout)
     places = places_of(found)
+    if layout.unit == "cells" and any(size[1:] == (1, 1) for size in places.size):
+        raise ExportError(f"--decode {layout.name}: boxes are in cells, but their scores come from no maps; apply the grid in the network")
     heads = [_head(model.graph, found, number) for number in range(len(found.levels))]
     known = tuple(head for head in heads if head is not None)
     if len(known) == len(heads):

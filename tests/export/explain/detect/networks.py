@@ -96,9 +96,9 @@ class Yolov5(nn.Module):
 class Yolox(nn.Module):
     """A stem a level, objectness beside the boxes. decoded: the grid is applied; product: objectness is multiplied in."""
 
-    def __init__(self, decoded: bool = False) -> None:
+    def __init__(self, decoded: bool = False, product: bool = False) -> None:
         super().__init__()
-        self.neck, self.decoded = Neck(), decoded
+        self.neck, self.decoded, self.product = Neck(), decoded, product
         self.stems = nn.ModuleList([block(w, 8, 1) for w in (12, 16, 20)])
         self.towers = nn.ModuleList([nn.Sequential(block(8, 8), block(8, 8)) for _ in range(6)])
         self.classes = nn.ModuleList([nn.Conv2d(8, CLASSES, 1) for _ in range(3)])
@@ -116,7 +116,8 @@ class Yolox(nn.Module):
         if not self.decoded:
             return rows
         centres, strides = cells(maps, (x.shape[2], x.shape[3]))
-        return torch.cat([(rows[..., :2] + centres) * strides, rows[..., 2:4].exp() * strides, rows[..., 4:]], 2)
+        scores = rows[..., 4:5] * rows[..., 5:] if self.product else rows[..., 4:]
+        return torch.cat([(rows[..., :2] + centres) * strides, rows[..., 2:4].exp() * strides, scores], 2)
 
 
 class Ssd(nn.Module):

@@ -73,9 +73,9 @@ def traced(module: nn.Module, size: tuple[int, int], names: Sequence[str], batch
             buffer,  # type: ignore[arg-type]
             dynamo=False,
             opset_version=18,
-            input_names=["images"],
+            input_names=["image"],
             output_names=list(names),
-            dynamic_axes={name: {0: "batch"} for name in ("images", *names)} if batch == "free" else None,
+            dynamic_axes={name: {0: "batch"} for name in ("image", *names)} if batch == "free" else None,
         )
     proto = onnx.load_from_string(buffer.getvalue())
     free = ("batch",) if batch == "free" else ()

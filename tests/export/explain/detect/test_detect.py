@@ -20,6 +20,7 @@ from dkcam.export.derivative.sweep import sweep
 from dkcam.export.explain import cam
 from dkcam.export.explain.detect.plan import DetectPlan, plan, together, write
 from dkcam.export.networks.network import Network
+from dkcam.export.reference import Answer
 from dkcam.export.writer import Writer, shape_of
 from tests.export.explain.detect import networks
 from tests.export.explain.detect.running import finished, run, traced
@@ -46,6 +47,7 @@ CASES = {
     "yolov5": Case(networks.Yolov5, "yolov5"),
     "yolox": Case(networks.Yolox, "yolox"),
     "yolox decoded": Case(lambda: networks.Yolox(decoded=True), "yolox"),
+    "yolox multiplied": Case(lambda: networks.Yolox(decoded=True, product=True), "yolov8", told={"labels": 5}),
     "yolov10": Case(networks.Chosen, "yolov10"),
     "ssd": Case(networks.Ssd, "ssd", PAIR, {"decode": "ssd"}),
     "ssd in pixels": Case(lambda: networks.Ssd(squash=False, scale=64.0), "ssd-pixels", PAIR, {"decode": "ssd-pixels", "labels": 5}),
@@ -80,6 +82,19 @@ def picture(batch: int, seed: int = 0) -> Array:
     return found
 
 
+def expected(network: Network, found: DetectPlan, method: str, image: Array, classes: Array) -> Answer:
+    """By the reference, for ``classes`` [K] or [B, K]."""
+    reference = DetectReference(network.model, found, found.layers, method)
+    tables = [one.value.name or "" for one in (found.layout.scores, found.layout.boxes, found.layout.objectness) if one is not None]
+    values = reference.values(image, list(dict.fromkeys(tables)))
+    asked = np.broadcast_to(classes, (len(image), classes.shape[-1]))
+    chosen = [reference.chosen(values, at, one) for at, one in enumerate(asked)]
+    answer = reference.answer(image, asked[0], chosen)
+    there = np.array([[one is not None for one in row] for row in chosen])
+    answer.values["explained"] = np.where(there, answer.values["explained"], np.maximum(asked, -1))  # type: ignore[index]
+    return answer
+
+
 def compared(name: str, found: Array, expected: Array, scale: float, limit: float) -> None:
     worst = float(np.abs(found.astype(np.float64) - expected).max(initial=0))
     assert worst <= limit * scale, f"{name} is off by {worst}, of {scale}"
@@ -97,9 +112,9 @@ def test_boxes_and_heat_are_those_of_plain_code(kind: str, batch: int | str) -> 
     network, again = opened(CASES[kind], batch)
     proto = explained(network, again)
     image = picture(1 if batch == 1 else 2)
-    feed = {"images": image, "classes": QUESTIONS}
+    feed = {"image": image, "classes": QUESTIONS}
     double = {name: v.numpy() for name, v in evaluate(proto, feed, [o.name for o in proto.graph.output]).items()}
-    truth = DetectReference(reference_of.model, found, found.layers, "gradcam").answer({"images": image}, QUESTIONS)
+    truth = expected(reference_of, found, "gradcam", image, QUESTIONS)
     there = truth.values["scores"] > 0
     assert there[:, :3].all() and not there[:, 5:7].any() and (truth.values["explained"][:, 5:7] == -1).all()
     np.testing.assert_array_equal(double["explained"], truth.values["explained"])
@@ -117,15 +132,34 @@ def test_boxes_and_heat_are_those_of_plain_code(kind: str, batch: int | str) -> 
         compared("heatmap", single["heatmap"], double["heatmap"], float(double["heatmap"].max()), 1e-4)
 
 
+@pytest.mark.parametrize("kind", ["yolov8", "yolov5", "yolox", "yolox multiplied", "yolov10", "ssd"])
+def test_networks_of_one_class(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "CLASSES", 1)
+    monkeypatch.setitem(CASES[kind].told, "labels", 1)
+    original, found = opened(CASES[kind])
+    assert found.raw.classes == 1 and all(head.windows for head in found.heads)
+    assert all(size[1:] != (1, 1) or size[0] == 1 for size in found.places.size)
+    network, again = opened(CASES[kind])
+    asked = np.array([-1, -2, 0])
+    feed = {"image": picture(1), "classes": asked}
+    single = run(explained(network, again), feed)
+    truth = expected(original, found, "gradcam", feed["image"], asked)
+    assert (truth.values["scores"] > 0).all()
+    np.testing.assert_array_equal(single["explained"], [[0, 0, 0]])
+    compared("scores", single["scores"], truth.values["scores"], 1, 1e-5)
+    compared("boxes", single["boxes"], truth.values["boxes"], 1, 1e-5)
+    compared("heatmap", single["heatmap"], truth.values["heatmap"], float(truth.values["heatmap"].max()), 1e-4)
+
+
 @pytest.mark.parametrize("method", cam.METHODS)
 @pytest.mark.parametrize("kind", ["yolov8", "yolov5", "ssd"])
 def test_every_method(kind: str, method: str) -> None:
     original, found = opened(CASES[kind], 2)
     network, again = opened(CASES[kind], 2)
     proto = explained(network, again, method)
-    feed = {"images": picture(2, 3), "classes": QUESTIONS}
+    feed = {"image": picture(2, 3), "classes": QUESTIONS}
     double = evaluate(proto, feed, ["heatmap", "scores"])
-    truth = DetectReference(original.model, found, found.layers, method).answer({"images": feed["images"]}, QUESTIONS)
+    truth = expected(original, found, method, feed["image"], QUESTIONS)
     assert truth.values["heatmap"].max() > 0
     for b, k in np.ndindex(truth.values["scores"].shape):
         size = max(float(truth.magnitudes["heatmap"][b, k]), 1e-12)
@@ -139,9 +173,9 @@ def test_each_picture_has_its_own_questions(batch: int | str) -> None:
     proto = explained(network, again, each=True, count=4)
     size = 1 if batch == 1 else 2
     asked = np.array([[-2, 4, -1, 7], [0, -1, -3, 2]])[:size]
-    feed = {"images": picture(size, 5), "classes": asked}
+    feed = {"image": picture(size, 5), "classes": asked}
     single = run(proto, feed)
-    truth = DetectReference(original.model, found, found.layers, "gradcam").answer({"images": feed["images"]}, asked)
+    truth = expected(original, found, "gradcam", feed["image"], asked)
     np.testing.assert_array_equal(single["explained"], truth.values["explained"])
     compared("scores", single["scores"], truth.values["scores"], 1, 1e-5)
     compared("heatmap", single["heatmap"], truth.values["heatmap"], float(truth.values["heatmap"].max()), 1e-4)
@@ -160,9 +194,9 @@ def test_queries_have_no_windows(kind: str) -> None:
     (layer,) = again.layers
     maps = cam.explain(writer, layer, sweep(writer, said.seeds, [layer.value])[layer.value], "gradcam")
     proto = finished(network.model, {**said.outputs, "heatmap": maps.heatmap})
-    feed = {"images": picture(2), "classes": QUESTIONS}
+    feed = {"image": picture(2), "classes": QUESTIONS}
     double = {name: v.numpy() for name, v in evaluate(proto, feed, ["boxes", "scores", "explained", "heatmap"]).items()}
-    truth = DetectReference(original.model, found, found.layers, "gradcam").answer({"images": feed["images"]}, QUESTIONS)
+    truth = expected(original, found, "gradcam", feed["image"], QUESTIONS)
     assert truth.values["heatmap"].max() > 0 and (truth.values["scores"] > 0).any()
     np.testing.assert_array_equal(double["explained"], truth.values["explained"])
     compared("boxes", double["boxes"], truth.values["boxes"], 1, 1e-9)
@@ -180,6 +214,6 @@ def test_whole_maps_say_the_same_as_windows() -> None:
     arrived = sweep(writer, whole.seeds, [layer.value for layer in found.layers])
     maps = [cam.explain(writer, layer, arrived[layer.value], "gradcam").heatmap for layer in found.layers]
     proto = finished(network.model, {"windows": said.outputs["heatmap"], "whole": together(writer, maps)})
-    got = evaluate(proto, {"images": picture(1), "classes": np.array([-1, -2, -3])}, ["windows", "whole"])
+    got = evaluate(proto, {"image": picture(1), "classes": np.array([-1, -2, -3])}, ["windows", "whole"])
     assert float(got["whole"].max()) > 0
     assert torch.allclose(got["windows"], got["whole"], rtol=0, atol=1e-6 * float(got["whole"].max()))

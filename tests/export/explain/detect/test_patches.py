@@ -104,7 +104,7 @@ def test_a_window_holds_the_whole_gradient(kind: str, batch: int) -> None:
     values = {"found": found[head.features], "total": total, "raw": scores}
     proto = finished(network.model, values)
     image = torch.rand(batch, 3, 6, 7, generator=torch.Generator().manual_seed(1)).numpy()
-    feed = {"images": image, "seed": (np.eye(3)[channel] * weight[:, None]).astype(np.float32)}
+    feed = {"image": image, "seed": (np.eye(3)[channel] * weight[:, None]).astype(np.float32)}
 
     double = {name: value.numpy() for name, value in evaluate(proto, feed, list(values)).items()}
     expected = reference(proto, image, head.features.name or "", channel, y, x, picture, weight.astype(np.float32))
@@ -132,7 +132,7 @@ def reference(
     proto: onnx.ModelProto, image: Array, features: str, channel: Array, y: Array, x: Array, picture: Array, weight: Array
 ) -> Array:
     """d (weight · score) / d features for each cell, [N, C, h, w] of the cell's own picture."""
-    values = evaluate(proto, {"images": image}, [features, "raw"], leaves=[features])
+    values = evaluate(proto, {"image": image}, [features, "raw"], leaves=[features])
     found = []
     for n in range(len(y)):
         scalar = values["raw"][picture[n], channel[n], y[n], x[n]] * float(weight[n])
