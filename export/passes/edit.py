@@ -46,7 +46,7 @@ class Editor:
 
     def weight(self, name: str, values: Array) -> ir.Value:
         """A constant of its own, under this name or one like it."""
-        tensor = ir.tensor(np.ascontiguousarray(values) if values.ndim else values, name=self.free(name))
+        tensor = ir.Tensor(np.ascontiguousarray(values) if values.ndim else values, name=self.free(name))
         found = ir.Value(name=tensor.name, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         self.graph.register_initializer(found)
         return found
