@@ -170,7 +170,6 @@ def main(
 
     picture = PictureFlags(mean=mean, std=std, scale=scale, channels=channels, resize=resize, letterbox=fill)
     with progress_line() as report_step:
-        report_step("reading the network", 0, 0)
         source = open_source(place, options, picture, weights, variant)
         if list_layers:
             print_layers(source.layers(options))

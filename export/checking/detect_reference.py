@@ -19,7 +19,7 @@ from dkcam.export.checking.graph_reference import EPSILON, positions, together
 from dkcam.export.checking.interpreter import Interpreter
 from dkcam.export.explain.detect.layout import Columns
 from dkcam.export.explain.detect.plan import MOST, DetectPlan
-from dkcam.export.explain.detect.select import PAIRS
+from dkcam.export.explain.detect.select import PAIRS, THIN
 from dkcam.export.explain.layers import Layer
 from dkcam.export.reference import Answer, terms
 
@@ -107,13 +107,13 @@ class DetectReference:
             if len(kept) == ranks:
                 break
             one = self.detection(found, at, anchor, label + layout.first)
-            if area(one.box) > 0 and not (layout.suppress and any(overlaps(one, other, layout.iou) for other in kept)):
+            if not thin(one.box) and not (layout.suppress and any(overlaps(one, other, layout.iou) for other in kept)):
                 kept.append(one)
         answers: list[Detection | None] = []
         for wanted in classes.tolist():
             mine = [pair for pair in pairs if pair[1] + layout.first == wanted]
-            options = kept[-wanted - 1 :] if wanted < 0 else [self.detection(found, at, a, wanted) for a, _ in mine[:16]]
-            answers.append(next((one for one in options if wanted < 0 or area(one.box) > 0), None))
+            options = kept[-wanted - 1 :] if wanted < 0 else (self.detection(found, at, a, wanted) for a, _ in mine)
+            answers.append(next((one for one in options if not thin(one.box)), None))
         return answers
 
     def detection(self, found: Mapping[str, Tensor], at: int, anchor: int, label: int) -> Detection:
@@ -195,6 +195,11 @@ class DetectReference:
         other = found[level.objectness.name or ""][at].reshape(-1)[int(raw.objectness[one.anchor])]
         log = torch.nn.functional.logsigmoid(score) + torch.nn.functional.logsigmoid(other)
         return log - torch.log(-torch.expm1(log))
+
+
+def thin(box: Array) -> bool:
+    """Whether a box is a line or a point."""
+    return bool((box[2:] - box[:2]).min() <= THIN)
 
 
 def area(box: Array) -> float:

@@ -8,6 +8,7 @@ computed already.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,10 @@ from dkcam.export.derivative.space import windows_of
 from dkcam.export.derivative.sweep import sweep
 from dkcam.export.explain.detect.heads import POINTWISE, Head, Window
 from dkcam.export.writer import Writer, rank_of, shape_of
+
+
+BOXES = 10  # explained at once, as a rule
+TAKEN_OUT, GATHERED, PRODUCT = 0.5, 10.0, 0.06  # ns: a number of a map in the runtime's own layout, one gathered, one multiplication
 
 
 @dataclass(frozen=True)
@@ -47,12 +52,11 @@ def gathered(writer: Writer, value: ir.Value, cells: Cells, window: Window) -> i
     (rows, columns), channels = space_of(value), shape_of(value)[1]
     assert isinstance(channels, int)
     down, right = np.arange(window.top, window.bottom + 1), np.arange(window.left, window.right + 1)
-    moved = down[:, None] * columns + right + np.arange(channels)[:, None, None] * (rows * columns)
-    cell = writer.unsqueeze(writer.add(writer.op("Mul", cells.row, writer.ints(columns)), cells.column), 1, 2, 3)
-    place = writer.add(cell, writer.constant(moved[None], np.int64))
+    place = writer.unsqueeze(writer.add(writer.op("Mul", cells.row, writer.ints(columns)), cells.column), 1, 2, 3)
     if window != Window():
-        last = channels * rows * columns - 1
-        place = writer.op("Max", writer.op("Min", place, writer.ints(last)), writer.ints(0))
+        place = writer.add(place, writer.constant((down[:, None] * columns + right)[None, None], np.int64))
+        place = writer.op("Max", writer.op("Min", place, writer.ints(rows * columns - 1)), writer.ints(0))
+    place = writer.add(place, writer.constant(np.arange(channels)[None, :, None, None] * (rows * columns), np.int64))
     if cells.picture is not None:
         start = writer.op("Mul", cells.picture, writer.ints(channels * rows * columns))
         place = writer.add(place, writer.unsqueeze(start, 1, 2, 3))
@@ -74,12 +78,31 @@ def mask(writer: Writer, value: ir.Value, cells: Cells, window: Window) -> ir.Va
     return found if value.dtype == ir.DataType.FLOAT else writer.op("Cast", found, to=int(value.dtype or 1))
 
 
+def anew(head: Head, wanted: Sequence[tuple[ir.Value, Window]]) -> bool:
+    """Whether values of a head on N windows are sooner computed from windows of its features than gathered from its maps."""
+    assert head.windows is not None
+    gathers = sum(TAKEN_OUT * _numbers(value) + BOXES * GATHERED * _numbers(value, window) for value, window in wanted)
+    products = 0.0
+    for node in head.nodes:
+        weight, out = node.inputs[1] if len(node.inputs) > 1 else None, node.outputs[0]
+        if node.op_type == "Conv" and weight is not None and out in head.windows and out not in head.scores:
+            products += _numbers(out, head.windows[out]) * math.prod(size for size in shape_of(weight)[1:] if isinstance(size, int))
+    return BOXES * (GATHERED * _numbers(head.features, head.windows[head.features]) + PRODUCT * products) < gathers
+
+
+def _numbers(value: ir.Value, window: Window | None = None) -> int:
+    """Of a map of one picture, or of one window."""
+    channels = shape_of(value)[1]
+    assert isinstance(channels, int)
+    return channels * math.prod(space_of(value) if window is None else window.size)
+
+
 class Copy:
     """A head written on windows. ``at`` gives a value's window, as wide as it is read."""
 
     def __init__(self, writer: Writer, head: Head, cells: Cells) -> None:
         assert head.windows is not None
-        self._writer, self._cells, self._windows = writer, cells, head.windows
+        self._writer, self._head, self._cells, self._windows = writer, head, cells, head.windows
         self._made: dict[ir.Value, ir.Value] = {}
         self._source: dict[ir.Value, tuple[ir.Value, Window]] = {}  # what a value of the copy is a window of
         start = gathered(writer, head.features, cells, head.windows[head.features])
@@ -94,18 +117,20 @@ class Copy:
         return self._made[value]
 
     def settle(self) -> None:
-        """Have the values that derivatives read gathered, where the copy would compute them anew."""
+        """Have the values that derivatives read gathered, where that takes less than the copy's computing them anew."""
         inside = set(self._nodes)
         needed = {output for node in self._nodes for output in node.outputs if any(use.node not in inside for use in output.uses())}
-        for node in self._nodes:
-            for output in node.outputs:
-                known = output in self._source and output in needed
-                if not known or (node.op_type in POINTWISE and self._is_cheap(node, needed)):
-                    continue
-                value, window = self._source[output]
-                found = gathered(self._writer, value, self._cells, window)
-                ir.convenience.replace_all_uses_with(output, found)
-                needed.add(found)
+        made = [
+            output
+            for node in self._nodes
+            for output in node.outputs
+            if output in self._source and output in needed and not (node.op_type in POINTWISE and self._is_cheap(node, needed))
+        ]
+        if anew(self._head, [self._source[output] for output in made]):
+            return
+        for output in made:
+            value, window = self._source[output]
+            ir.convenience.replace_all_uses_with(output, gathered(self._writer, value, self._cells, window))
         self._writer.forget(self._nodes)
 
     def _is_cheap(self, node: ir.Node, needed: set[ir.Value]) -> bool:

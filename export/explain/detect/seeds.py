@@ -160,11 +160,16 @@ def _shares(
             read = writer.mul(_raw(writer, value, size, channel, boxes), there[number])
             total = read if total is None else writer.add(total, read)
         assert total is not None
-        parts.append(writer.op("Sigmoid", writer.neg(total)))  # 1 − σ, as exact near 0 as near 1
+        parts.append(total)
     own, other = parts
-    either = writer.sub(writer.add(own, other), writer.mul(own, other))  # 1 − s
-    either = writer.op("Max", either, writer.number(float(np.finfo(np.float32).tiny)))
-    return writer.div(own, either), writer.div(other, either)
+    # (1 − a) / (1 − a b) = 1 / (1 + a (1 − b) / (1 − a)), the last quotient by its logarithm: no score is too sure for that
+    apart = writer.sub(writer.op("Softplus", own), writer.op("Softplus", other))
+    return _share(writer, own, apart), _share(writer, other, writer.neg(apart))
+
+
+def _share(writer: Writer, logit: ir.Value, apart: ir.Value) -> ir.Value:
+    much = writer.mul(writer.op("Sigmoid", logit), writer.op("Exp", apart))
+    return writer.op("Reciprocal", writer.add(much, writer.number(1.0)))
 
 
 def _raw(writer: Writer, value: ir.Value, size: tuple[int, int, int], channel: ir.Value, boxes: Chosen) -> ir.Value:

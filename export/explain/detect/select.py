@@ -14,6 +14,7 @@ import onnx_ir as ir
 from dkcam.export.explain.detect.layout import Columns, Layout
 from dkcam.export.writer import Writer, rank_of, shape_of
 
+THIN = 1e-5  # of the picture, a hundredth of a pixel: sides of boxes this short are what float32 makes of nothing
 PAIRS = 300  # box and class chosen together: as many as networks that choose themselves give
 
 
@@ -76,7 +77,8 @@ def candidates(writer: Writer, layout: Layout, most: int) -> Candidates:
         own = column(writer, layout.objectness)
         own = writer.squeeze(writer.op("Sigmoid", own) if layout.squash == "Sigmoid" else own, layout.objectness.axis)
         best = writer.mul(best, own)
-    score, anchor = writer.ops("TopK", best, writer.ints(min(most, anchors)), outputs=2, axis=1)
+    most = min(PAIRS if layout.paired else most, anchors)
+    score, anchor = writer.ops("TopK", best, writer.ints(most), outputs=2, axis=1)
     if label is not None:
         return Candidates(score, anchor, shifted(writer, take(writer, writer.squeeze(label, 1), 1, anchor), layout.first))
     rows = take(writer, scores, 3 - axis, anchor)  # [B, M, n] or [B, n, M]
@@ -85,7 +87,7 @@ def candidates(writer: Writer, layout: Layout, most: int) -> Candidates:
     rows = writer.transpose(rows, 0, 2, 1) if axis == 1 else rows
     if own is not None:
         rows = writer.mul(rows, writer.unsqueeze(take(writer, own, 1, anchor), 2))
-    pairs = min(PAIRS, min(most, anchors) * count)
+    pairs = min(PAIRS, most * count)
     score, index = writer.ops("TopK", writer.reshape(rows, writer.dims(rows, 0, 1), -1), writer.ints(pairs), outputs=2, axis=1)
     row = writer.op("Div", index, writer.ints(count))
     label = writer.op("Mod", index, writer.ints(count))
@@ -98,15 +100,19 @@ def shifted(writer: Writer, label: ir.Value, by: int) -> ir.Value:
 
 
 def certain(writer: Writer, found: Candidates, corners: ir.Value, conf: float) -> ir.Value:
-    """Scores [B, M], 0 where they are below ``conf`` or the box [B, M, 4] has no area."""
+    """Scores [B, M], 0 where they are below ``conf`` or the box [B, M, 4] is none, a line or a point."""
     high = writer.op("GreaterOrEqual", found.score, writer.number(conf))
-    whole = writer.op("Greater", _area(writer, corners), writer.number(0.0))
+    short = writer.op("ReduceMin", _sides(writer, corners), writer.ints(2), keepdims=0)
+    whole = writer.op("Greater", short, writer.number(THIN))
     return writer.mul(found.score, writer.op("Cast", writer.op("And", high, whole), to=int(ir.DataType.FLOAT)))
 
 
+def _sides(writer: Writer, corners: ir.Value) -> ir.Value:
+    return writer.op("Relu", writer.sub(writer.slice(corners, 2, 2, 4), writer.slice(corners, 2, 0, 2)))
+
+
 def _area(writer: Writer, corners: ir.Value) -> ir.Value:
-    size = writer.op("Relu", writer.sub(writer.slice(corners, 2, 2, 4), writer.slice(corners, 2, 0, 2)))
-    wide, high = writer.ops("Split", size, outputs=2, axis=2, num_outputs=2)
+    wide, high = writer.ops("Split", _sides(writer, corners), outputs=2, axis=2, num_outputs=2)
     return writer.squeeze(writer.mul(wide, high), 2)
 
 

@@ -103,8 +103,10 @@ def compared(name: str, found: Array, expected: Array, scale: float, limit: floa
 QUESTIONS = np.array([-1, -2, -3, -5, -10, -11, -99, 0, 1, 2, 3, 4, 7])
 
 
-@pytest.mark.parametrize("batch", [1, 2, "free"])
-@pytest.mark.parametrize("kind", LOCAL)
+@pytest.mark.parametrize(
+    ("kind", "batch"),
+    [*((kind, 2) for kind in LOCAL), *((kind, batch) for kind in ("yolov8", "yolox", "yolov10") for batch in (1, "free"))],
+)
 def test_boxes_and_heat_are_those_of_plain_code(kind: str, batch: int | str) -> None:
     reference_of, found = opened(CASES[kind], batch)
     assert found.layout.name == CASES[kind].name
@@ -124,7 +126,7 @@ def test_boxes_and_heat_are_those_of_plain_code(kind: str, batch: int | str) -> 
         size = float(truth.magnitudes["heatmap"][b, k])
         assert (size > 0) == there[b, k]
         compared(f"heat {b} {k}", double["heatmap"][b, k], truth.values["heatmap"][b, k], size, 1e-6)
-    for level in (0, 1, 2, 99):
+    for level in (0, 1, 2, 99) if batch == 2 else (99,):
         single = run(proto, feed, level)
         np.testing.assert_array_equal(single["explained"], double["explained"])
         for name in ("scores", "boxes"):
@@ -166,7 +168,7 @@ def test_every_method(kind: str, method: str) -> None:
         compared(f"heat {b} {k}", double["heatmap"][b, k].numpy(), truth.values["heatmap"][b, k], size, 1e-6)
 
 
-@pytest.mark.parametrize("batch", [1, 2, "free"])
+@pytest.mark.parametrize("batch", [1, "free"])
 def test_each_picture_has_its_own_questions(batch: int | str) -> None:
     original, found = opened(CASES["yolov8"], batch)
     network, again = opened(CASES["yolov8"], batch)

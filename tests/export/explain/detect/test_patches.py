@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dkcam.export.checking.interpreter import evaluate
+from dkcam.export.explain.detect import patches
 from dkcam.export.explain.detect.heads import head_of
 from dkcam.export.explain.detect.heat import sums
 from dkcam.export.explain.detect.patches import Cells, gradients
@@ -81,7 +82,9 @@ HEADS = {
 
 @pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("batch", [1, 2])
-def test_a_window_holds_the_whole_gradient(kind: str, batch: int) -> None:
+@pytest.mark.parametrize("anew", [False, True], ids=["gathered", "anew"])
+def test_a_window_holds_the_whole_gradient(kind: str, batch: int, anew: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patches, "anew", lambda head, wanted: anew)
     torch.manual_seed(0)
     network = traced(sound(Around(HEADS[kind]())), (6, 7), ["scores", "boxes"], batch)
     graph, scores = network.graph, network.outputs[0]

@@ -21,7 +21,7 @@ def greedy(score: Array, label: Array, corners: Array, iou: float) -> list[int]:
     area = np.maximum(corners[:, 2] - corners[:, 0], 0) * np.maximum(corners[:, 3] - corners[:, 1], 0)
     kept: list[int] = []
     for i in np.argsort(-score, kind="stable"):
-        if score[i] < CONF or area[i] <= 0:
+        if score[i] < CONF or (corners[i, 2:] - corners[i, :2]).min() <= select.THIN:
             continue
         for j in kept:
             low, high = np.maximum(corners[i, :2], corners[j, :2]), np.minimum(corners[i, 2:], corners[j, 2:])
