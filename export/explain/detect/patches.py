@@ -23,7 +23,6 @@ from dkcam.export.derivative.sweep import sweep
 from dkcam.export.explain.detect.heads import POINTWISE, Head, Window
 from dkcam.export.writer import Writer, rank_of, shape_of
 
-
 BOXES = 10  # explained at once, as a rule
 TAKEN_OUT, GATHERED, PRODUCT = 0.5, 10.0, 0.06  # ns: a number of a map in the runtime's own layout, one gathered, one multiplication
 
