@@ -28,7 +28,7 @@ class Exported:
         return {
             "spec": json.loads(self.spec.to_json()),
             "bytes": len(self.data),
-            # the limit of a map: tolerance, or float32_factor times torch's own float32 error, never above ceiling
+            # the limit of a map: tolerance, or float32_factor times the error of float32 itself, never above ceiling
             "tolerance": TOLERANCE,
             "float32_factor": FACTOR,
             "ceiling": CEILING,
@@ -39,6 +39,7 @@ class Exported:
             "most_kinks": MOST_KINKS,
             "attention_score": parity.score if self.parity else None,
             "pictures": parity.images,
+            "pictures_without_optimisations": parity.plainly if self.parity else None,
             "classes_judged": parity.classes if self.parity else None,
             "fidelity": self.low.fidelity.figures() if self.low and self.low.fidelity else None,
             "kept": [asdict(layer) for layer in self.low.kept] if self.low else [],

@@ -19,10 +19,11 @@ from dkcam.engines.progress import Report, silent
 from dkcam.errors import ExportError
 from dkcam.export.assemble import Wanted, to_bytes
 from dkcam.export.camera import CONDITIONS, camera_pictures
+from dkcam.export.checking.engine import Outputs
 from dkcam.export.checking.original import Session, compare, network_input
 from dkcam.export.checking.score_check import check_score
 from dkcam.export.checking.verify_detect import ANY, check_scores, verify_detect
-from dkcam.export.checking.verify_graph import Outputs, Subject, verify_graph
+from dkcam.export.checking.verify_graph import Subject, verify_graph
 from dkcam.export.exported import Exported
 from dkcam.export.networks.network import Network
 from dkcam.export.options import ExportOptions
@@ -118,6 +119,11 @@ def export_network(
         rows, why = _unchanged(data, original, network, batches[0], names)
         parity, notes = replace(parity, rows=(*parity.rows, *rows)), (*notes, *why)
     parity.check()
+    if parity.plainly:
+        notes += (
+            f"on {parity.plainly} of {sum(parity.images.values())} pictures ONNX Runtime's optimisations decide which of two all but equal "
+            "values is the larger; their maps are verified without its optimisations",
+        )
     spec = changed(spec, provenance=changed(spec.provenance, verified=True, parity=parity.worst()))
     return Exported(_write(network, options, spec, low.numerics if low else None), spec, parity, low, notes)
 

@@ -1,4 +1,4 @@
-"""What parity is judged by: every map by its own size, beside what torch's own float32 loses on the same map.
+"""What parity is judged by: every map by its own size, beside what float32 itself loses on the same map.
 
 An error is relative to the largest value of the map it is in: of one class on one picture, or one picture's logits,
 probabilities, features. Overlays stretch each map to full colour, so that each has to be right by itself.
@@ -7,8 +7,9 @@ A map that is zero or nearly so (a class that nothing speaks for) has no size of
 cancel or that the ReLU cuts, and float32's rounding is proportional to those terms: its scale is at least FLOOR of
 their magnitudes' sum.
 
-The limit is TOLERANCE, or FACTOR times torch's own float32 error where that is more, never more than CEILING. On a small
-map torch's error may be small by luck; it counts as no less than a share of the map's terms, which is the root mean
+The limit is TOLERANCE, or FACTOR times the error of float32 where that is more, never more than CEILING. float32 is torch's own and,
+where that is not enough, the engine's on the network as it was, without a gradient in it: some engines' kernels lose more. On a small
+map its error may be small by luck; it counts as no less than a share of the map's terms, which is the root mean
 square over the classes judged on the picture.
 """
 
@@ -38,7 +39,7 @@ Floats = NDArray[np.float64]
 class Row:
     """One output on one kind of picture: how many maps were judged, and the one nearest to its limit or farthest above.
 
-    error, float32: largest difference from float64 over ``scale``, of the graph and of torch's own float32. largest:
+    error, float32: largest difference from float64 over ``scale``, of the graph and of float32 itself. largest:
     the reference's largest value. label: the class explained, "" for outputs that belong to a picture.
     """
 
@@ -61,7 +62,8 @@ class Row:
 class Parity:
     """All rows, how much two pictures' heatmaps of a class or rank differ (0..1; a frozen gradient gives 0, no heatmap
     None), and how many of the ReLU units that gradients pass lay so near zero that float32 and float64 see different
-    signs (``Reference``). score, score_error: the attention's largest score, and how well torch's float32 knows it.
+    signs (``Reference``). score, score_error: the attention's largest score, and how well torch's float32 knows it. plainly: pictures on
+    which ONNX Runtime's optimisations change the side of such a unit, so that maps are judged without them.
     """
 
     rows: tuple[Row, ...] = ()
@@ -72,6 +74,7 @@ class Parity:
     score_error: float = 0.0
     images: Mapping[str, int] = field(default_factory=dict)
     classes: int = 0
+    plainly: int = 0
 
     def by_output(self) -> tuple[Row, ...]:
         """The worst row of each output, with the maps of all its rows counted."""
@@ -100,7 +103,7 @@ class Parity:
             of = f" of {row.label!r}" if row.label else ""
             raise ParityError(
                 f"{row.output}{of} differs from autograd by {row.error:.1e} of its maximum on {row.pictures} pictures, limit "
-                f"{row.limit:.1e} (torch's own float32: {row.float32:.1e}){self._cause(row)}; nothing was written"
+                f"{row.limit:.1e} (float32 itself: {row.float32:.1e}){self._cause(row)}; nothing was written"
             )
         if self.input_dependence is not None and self.input_dependence < 1e-6:
             raise ParityError(
@@ -111,7 +114,7 @@ class Parity:
     def _cause(self, row: Row) -> str:
         """Where float32 knows a score to ±ε, softmax turns that into a relative error of ε: large scores leave no digits.
 
-        Named only where torch's own float32 is off as well.
+        Named only where float32 itself is off as well.
         """
         if self.score_error < TOLERANCE or row.limit <= TOLERANCE:
             return ""

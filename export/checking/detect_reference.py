@@ -48,6 +48,7 @@ class DetectReference:
     method: str
     dtype: torch.dtype = torch.float64
     seen: Mapping[str, Tensor] = field(default_factory=dict)
+    moved: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._interpreter = Interpreter(self.model, dtype=self.dtype)
@@ -75,7 +76,8 @@ class DetectReference:
         tables = [columns.value.name or "" for columns in (layout.scores, layout.boxes, layout.objectness) if columns is not None]
         raw = [value.name or "" for value in self.plan.scores]
         leaves = [layer.name for layer in self.layers]
-        found = self._interpreter.evaluate({"image": pixels}, [*leaves, *dict.fromkeys([*tables, *raw])], leaves=leaves, seen=self.seen)
+        wanted = [*leaves, *dict.fromkeys([*tables, *raw])]
+        found = self._interpreter.evaluate({"image": pixels}, wanted, leaves=leaves, seen=self.seen, moved=self.moved)
         shape = len(image), len(classes)
         boxes, scores = np.zeros((*shape, 4)), np.zeros(shape)
         explained = np.tile(np.maximum(classes, -1), (len(image), 1))

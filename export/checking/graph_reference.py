@@ -29,7 +29,7 @@ class GraphReference:
     """One network, one task, one layer.
 
     model: with its input ``image`` in place and nothing explained. seen: from what operators with kinks take
-    their side; see ``kinks``.
+    their side; see ``kinks``. moved: values that are set to these numbers, while gradients pass.
     """
 
     model: ir.Model
@@ -38,6 +38,7 @@ class GraphReference:
     method: str
     dtype: torch.dtype = torch.float64
     seen: Mapping[str, Tensor] = field(default_factory=dict)
+    moved: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._interpreter = Interpreter(self.model, dtype=self.dtype)
@@ -61,7 +62,7 @@ class GraphReference:
             pixels = pixels * (1 + signs * EPSILON)
         names = [layer.name for layer in self.layers]
         score = self.task.found.scores.name or ""
-        found = self._interpreter.evaluate({"image": pixels}, [*names, score], leaves=names, seen=self.seen)
+        found = self._interpreter.evaluate({"image": pixels}, [*names, score], leaves=names, seen=self.seen, moved=self.moved)
         values, weights, own = self._scores(found[score], torch.from_numpy(classes))
         chosen = own if explained is None else torch.from_numpy(explained)
         parts = [

@@ -74,21 +74,23 @@ class Interpreter:
         leaves: Collection[str] = (),
         given: Values = NOTHING,
         seen: Values = NOTHING,
+        moved: Values = NOTHING,
         tally: Tally | None = None,
     ) -> dict[str, Tensor]:
         """The wanted values. Only what they need is computed, and forgotten after its last use.
 
         feed: the graph's inputs. leaves: values cut off, that require a gradient. given: values, inputs or not, that are not computed.
-        seen: see the top; tally: filled with what that changed. Errors: NotInterpreted, naming operator and node; ExportError for a name
-        that is not there.
+        seen: see the top. moved: values that are computed, then set to these numbers, while gradients pass as before. tally: filled with
+        what seen values changed. Errors: NotInterpreted, naming operator and node; ExportError for a name that is not there.
         """
-        for name in [*feed, *wanted, *leaves, *given, *seen]:
+        for name in [*feed, *wanted, *leaves, *given, *seen, *moved]:
             if name not in self._values:
                 raise ExportError(f"the graph has no value {name!r}")
         known = {name: self._tensor(name, value) for name, value in {**feed, **given}.items()}
         others = {name: self._tensor(name, value) for name, value in seen.items()}
+        there = {name: self._tensor(name, value) for name, value in moved.items()}
         with torch.set_grad_enabled(bool(leaves) or any(value.requires_grad for value in known.values())):
-            return self._run(known, wanted, leaves, others, {} if tally is None else tally)
+            return self._run(known, wanted, leaves, others, there, {} if tally is None else tally)
 
     def branches(self, wanted: Sequence[str], after: str) -> list[str]:
         """Real values between ``after`` and the wanted ones by which some operator chooses a branch, ``after`` itself included."""
@@ -104,7 +106,13 @@ class Interpreter:
         return list(found)
 
     def _run(
-        self, known: dict[str, Tensor], wanted: Sequence[str], leaves: Collection[str], seen: dict[str, Tensor], tally: Tally
+        self,
+        known: dict[str, Tensor],
+        wanted: Sequence[str],
+        leaves: Collection[str],
+        seen: dict[str, Tensor],
+        moved: dict[str, Tensor],
+        tally: Tally,
     ) -> dict[str, Tensor]:
         held: dict[str, Tensor] = {name: _leaf(name, value) if name in leaves else value for name, value in known.items()}
         nodes = self._needed(wanted, known)
@@ -116,6 +124,7 @@ class Interpreter:
             for output, value in zip(node.outputs, _apply(call, inputs), strict=False):
                 name = output.name or ""
                 if name not in known and uses[name]:
+                    value = value + (moved[name] - value).detach() if name in moved else value
                     held[name] = _leaf(name, value) if name in leaves else value
             if call.choices:
                 tally[node.outputs[0].name or ""] = call.flipped, call.choices

@@ -26,7 +26,7 @@ def run(*words: object) -> Result:
 def test_the_plain_command_writes_beside_the_checkpoint(checkpoint_file: Path) -> None:
     result = run(checkpoint_file)
     assert result.exit_code == 0, result.output
-    assert all(words in result.output for words in ("Parity with autograd", "heatmap", "torch's", "limit", "float32"))
+    assert all(words in result.output for words in ("Parity with autograd", "heatmap", "limit", "float32"))
     model = onnx.load(checkpoint_file.with_suffix(".onnx"))
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     spec = json.loads(metadata["dkcam.spec"])

@@ -42,7 +42,7 @@ def print_exported(exported: Exported, place: Destination) -> None:
     spec = exported.spec
     if exported.parity is not None:
         _print_parity(exported.parity)
-        echo(f"torch's: torch's own error in float32; limit: {TOLERANCE:.0e}, or {FACTOR:.0f} times torch's up to {CEILING:.0e}.")
+        echo(f"float32: what float32 loses without us; limit: {TOLERANCE:.0e}, or {FACTOR:.0f} times float32's up to {CEILING:.0e}.")
         if exported.parity.input_dependence is not None:
             echo(f"Heatmaps of different pictures differ by up to {exported.parity.input_dependence:.0%} of the maximum.")
     else:
@@ -76,7 +76,7 @@ def _print_parity(found: Parity) -> None:
     of = f"{pictures} pictures, {found.classes} classes" if found.classes else f"{pictures} pictures"
     echo_table(
         f"Parity with autograd (float64), {of}: each map's error over its own maximum, for the map nearest its limit",
-        ("output", "maps", "picture", "class", "error", "torch's", "limit"),
+        ("output", "maps", "picture", "class", "error", "float32", "limit"),
         [
             (row.output, str(row.maps), row.pictures, row.label, f"{row.error:.1e}", f"{row.float32:.1e}", f"{row.limit:.1e}")
             for row in found.by_output()
