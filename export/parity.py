@@ -105,11 +105,14 @@ class Parity:
                 f"{row.output}{of} differs from autograd by {row.error:.1e} of its maximum on {row.pictures} pictures, limit "
                 f"{row.limit:.1e} (float32 itself: {row.float32:.1e}){self._cause(row)}; nothing was written"
             )
-        if self.input_dependence is not None and self.input_dependence < 1e-6:
+        maps = [row for row in self.rows if row.output == "heatmap"]
+        if maps and not any(row.largest for row in maps):
             raise ParityError(
-                "different pictures gave the same heatmap: the gradient is frozen in the graph, or the heatmap is zero everywhere "
-                "(an untrained model?); nothing was written"
+                "the heatmap is zero everywhere: nothing speaks for any class through this layer (an untrained model? behind the last "
+                "attention of a transformer, where only the class token is read?); choose another with --layer; nothing was written"
             )
+        if self.input_dependence is not None and self.input_dependence < 1e-6:
+            raise ParityError("different pictures gave the same heatmap: the gradient is frozen in the graph; nothing was written")
 
     def _cause(self, row: Row) -> str:
         """Where float32 knows a score to ±ε, softmax turns that into a relative error of ε: large scores leave no digits.

@@ -5,6 +5,8 @@
 >>> explanation = explainer(frame)          # uint8 [H, W, 3] BGR, as OpenCV reads it
 >>> explanation.top(3), explanation.heatmap  # scores, float32 [K, h, w]
 >>> picture = explanation.overlay(frame)
+
+``dkcam.export_model(module, "model.onnx", size=(384, 640))`` writes such a file from a torch module.
 """
 
 from __future__ import annotations
@@ -14,13 +16,19 @@ from typing import TYPE_CHECKING, Any
 from dkcam.errors import DkcamError
 
 if TYPE_CHECKING:
+    from dkcam.export.export_model import export_model
     from dkcam.runtime.explainer import Explainer, load
     from dkcam.runtime.explanation import Explanation
 
 __version__ = "0.1.0"
-__all__ = ["DkcamError", "Explainer", "Explanation", "load"]
+__all__ = ["DkcamError", "Explainer", "Explanation", "export_model", "load"]
 
-_HOMES = {"Explainer": "dkcam.runtime.explainer", "load": "dkcam.runtime.explainer", "Explanation": "dkcam.runtime.explanation"}
+_HOMES = {
+    "Explainer": "dkcam.runtime.explainer",
+    "load": "dkcam.runtime.explainer",
+    "Explanation": "dkcam.runtime.explanation",
+    "export_model": "dkcam.export.export_model",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,9 @@ take the default here, which is what held before there were such keys; unknown k
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -232,3 +234,15 @@ def check_masks(masks: MaskSpec, height: int, width: int) -> None:
             f"{masks.samples} samples over {tokens} tokens are {masks.samples * tokens**2 / 2**30:.3g} GiB of masks, "
             f"expected {MOST_MASK >> 30} GiB at most"
         )
+
+
+def mentions_spec(path: Path) -> bool:
+    """Whether a file holds dkcam's description, without reading it whole."""
+    try:
+        with path.open("rb") as file:
+            if not path.stat().st_size:
+                return False
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return bool(data.find(SPEC_KEY.encode()) >= 0)
+    except (OSError, ValueError):
+        return False

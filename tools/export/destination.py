@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from dkcam.errors import ExportError
 from dkcam.files import check_target
 from dkcam.printable import printable
-from dkcam.spec import SPEC_KEY
+from dkcam.spec import mentions_spec
 
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 CHECKPOINTS = (".pt", ".pth", ".safetensors")
@@ -68,15 +67,3 @@ class Destination:
             raise ExportError(f"--report {report} is the model file; choose another place")
         if self.kind != "checkpoint" and self.file.is_file() and not mentions_spec(self.file):
             raise ExportError(f"{self.file} is there and was not written by dk-export; choose another place with -o")
-
-
-def mentions_spec(path: Path) -> bool:
-    """Whether a file holds dkcam's description, without reading it whole."""
-    try:
-        with path.open("rb") as file:
-            if not path.stat().st_size:
-                return False
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return data.find(SPEC_KEY.encode()) >= 0
-    except (OSError, ValueError):
-        return False
