@@ -6,7 +6,7 @@ TORCH := torch==2.13.0
 # make LOCKED=1 test, as CI does: exactly what locks/ names, by hash. Without it pip takes the newest that pyproject.toml allows.
 MARK := $(VENV)/$(if $(LOCKED),locked,test).mark
 
-.PHONY: demo test check fuzz clean lock audit dist sbom
+.PHONY: demo test slow check fuzz clean lock audit dist sbom
 
 # Two marks, so that `make demo` installs no test tools and a changed pyproject.toml installs again.
 $(VENV)/demo.mark: pyproject.toml
@@ -39,6 +39,9 @@ demo: $(VENV)/demo.mark
 
 test: $(MARK)
 	$(BIN)/python -m pytest
+
+slow: $(MARK)
+	$(BIN)/python -m pytest -m slow
 
 fuzz: $(MARK)
 	$(BIN)/python -m tests.runtime.live.fuzz --seconds 60

@@ -13,6 +13,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,11 @@ class Checkpoint:
     def module(self) -> ResNet:
         """The network in evaluation mode, float32."""
         _check_shapes(self.config, self.weights)
-        model = ResNet(self.config)
-        model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in self.weights.items()}, strict=False)
+        with torch.device("meta"):
+            model = ResNet(self.config)
+        counts = {k: torch.tensor(0) for k in _expected(self.config) if k.endswith("num_batches_tracked")}  # which no answer depends on
+        weights = {k: v.detach().float().clone() if v.is_floating_point() else v.clone() for k, v in self.weights.items()}
+        model.load_state_dict(counts | weights, assign=True)
         return model.eval()
 
 
@@ -318,10 +322,16 @@ def _width_of(channels: int) -> float:
     return width if 4 * scaled(512, width) == channels else 1.0
 
 
+@lru_cache
+def _expected(config: ModelConfig) -> Mapping[str, Tensor]:
+    """The state dict of a network without memory."""
+    with torch.device("meta"):
+        return dict(ResNet(config).state_dict())
+
+
 def _check_shapes(config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
     """Against a network without memory: one that was described is built only when its weights are there."""
-    with torch.device("meta"):
-        expected = ResNet(config).state_dict()
+    expected = _expected(config)
     for name, value in expected.items():
         if name not in weights:
             if name.endswith("num_batches_tracked"):

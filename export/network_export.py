@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -24,6 +25,8 @@ from dkcam.export.checking.original import Session, compare, network_input
 from dkcam.export.checking.score_check import check_score
 from dkcam.export.checking.verify_detect import ANY, check_scores, verify_detect
 from dkcam.export.checking.verify_graph import Subject, verify_graph
+from dkcam.export.derivative.rule import UnsupportedOperator
+from dkcam.export.derivative.sweep import activated
 from dkcam.export.exported import Exported
 from dkcam.export.networks.network import Network
 from dkcam.export.options import ExportOptions
@@ -37,7 +40,10 @@ from dkcam.export.precision.numerics import Numerics
 from dkcam.export.prepare import DEFAULT_OUTPUTS, Prepared, prepare
 from dkcam.export.writer import Dimension
 from dkcam.fields import OUTPUTS
+from dkcam.printable import printable
 from dkcam.spec import ExplanationSpec, InputSpec, ModelSpec, NetworkSpec, Provenance
+
+TRIED = 8  # layers, where the one that was asked for cannot be explained
 
 
 def with_sample(network: Network) -> Network:
@@ -86,6 +92,15 @@ def export_network(
 
     original: the network as the user has it, whose outputs must stay as they are. Errors: ExportError, ParityError.
     """
+    try:
+        return _export(network, options, original, check, calibration, report)
+    except UnsupportedOperator as error:
+        raise ExportError(f"{error}; {_nearest(with_sample(network), options, error.node)}") from error
+
+
+def _export(
+    network: Network, options: ExportOptions, original: Session | None, check: bool, calibration: Pictures | None, report: Report
+) -> Exported:
     report("finding the task and the layer", 0, 0)
     network = with_sample(network)
     prepared, spec = describe(network.copy(), options)
@@ -126,6 +141,20 @@ def export_network(
         )
     spec = changed(spec, provenance=changed(spec.provenance, verified=True, parity=parity.worst()))
     return Exported(_write(network, options, spec, low.numerics if low else None), spec, parity, low, notes)
+
+
+def _nearest(network: Network, options: ExportOptions, refused: ir.Node) -> str:
+    """Which layer after a node can be explained, in words."""
+    prepared, _ = describe(network.copy(), options)
+    nodes = list(prepared.model.graph)
+    behind = activated(nodes, [output for node in nodes if node.name == refused.name for output in node.outputs])
+    after = [layer.name for layer in prepared.found.candidates() if layer.value in behind]
+    for name in after[:TRIED]:
+        there = replace(options, layer=name)
+        with contextlib.suppress(ExportError):
+            _write(network, there, describe(network.copy(), there)[1], None)
+            return f"the nearest layer after it that works: --layer {printable(name)}"
+    return "no layer after it works" if after else "no layer comes after it"
 
 
 def _write(network: Network, options: ExportOptions, spec: ModelSpec, numerics: Numerics | None, conf: float | None = None) -> bytes:

@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process for each core already
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch's threads do not spin: on a busy machine the suite is twice as fast
 
 import numpy as np

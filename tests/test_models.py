@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.marks import slow
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results" / "models.json"
 
@@ -25,6 +27,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(ROOT / "docs" / "models.py"), *words], capture_output=True, text=True)
 
 
+@slow
 def test_a_network_is_made_and_measured_and_a_second_run_asks_nothing_again(tmp_path: Path) -> None:
     results = tmp_path / "models.json"
     words = ("--only", "sign_cnn", "--zoo", str(tmp_path), "--results", str(results), "--stages", "about,found,default,levels")

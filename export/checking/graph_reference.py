@@ -85,11 +85,8 @@ class GraphReference:
         """(logits and probabilities, the scalar of the k-th of chosen classes, the classes chosen here [B, K])."""
         kind = self.task.kind
         if kind == "dense":
-            region = (
-                (scores > 0).to(scores)
-                if scores.shape[1] == 1
-                else torch.nn.functional.one_hot(scores.argmax(1), scores.shape[1]).movedim(3, 1).to(scores)
-            ).detach()
+            by = self.seen.get(self.task.found.scores.name or "", scores).detach()  # its border is a kink as well
+            region = (by > 0 if by.shape[1] == 1 else torch.nn.functional.one_hot(by.argmax(1), by.shape[1]).movedim(3, 1)).to(scores)
             flat = (scores * region).sum((2, 3)) / region.sum((2, 3)).clamp(min=1)
             probabilities = region.mean((2, 3))
         else:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dkcam.export.checking.engine import File, Outputs, PlainNetwork, Run
 from dkcam.export.checking.graph_reference import GraphReference
-from dkcam.export.checking.kinks import follow, kinks_between
+from dkcam.export.checking.kinks import Kink, follow, kinks_between
 from dkcam.export.explain.layers import Layer
 from dkcam.export.explain.tasks import Task
 from dkcam.export.parity import Parity, Row, judge, worse
@@ -49,6 +49,8 @@ def verify_graph(data: bytes, subject: Subject, batches: Sequence[tuple[Sequence
     """Judge every map that the file gives. batches: (kind of each picture, image as the graph takes it)."""
     layers, scores = [layer.name for layer in subject.layers], [subject.task.found.scores.name or ""]
     kinks = kinks_between(subject.model, layers, scores)
+    if subject.task.kind == "dense" and scores[0] not in [kink.name for kink in kinks]:
+        kinks.append(Kink(scores[0], ()))  # each class's region is where its score is the largest
     names = [kink.name for kink in kinks]
     file, plain_network = File(data, names, subject.count, subject.outputs, run), PlainNetwork(subject.model, layers, scores)
     exact = GraphReference(subject.model, subject.task, subject.layers, subject.spec.explanation.method)

@@ -18,6 +18,7 @@ from dkcam.runtime.geometry import Fit
 from dkcam.runtime.overlay import TINTS, _tint_table, map_table
 from dkcam.spec import InputSpec
 from tests.cpp_ext.emulated import COMPILER, FOLDER, Emulated, emulated
+from tests.marks import slow
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -82,6 +83,7 @@ def test_sizes_that_do_not_fit_are_refused(gpu: Emulated) -> None:
         gpu.cuda_shrink(rows(np.zeros((32, 32 * 128, 3), np.uint8)), rows(small), 0)
 
 
+@slow
 @pytest.mark.skipif(not shutil.which("nvcc") or not shutil.which("cmake"), reason="needs CUDA's compiler and cmake")
 def test_the_kernels_compile_for_every_gpu(tmp_path: Path) -> None:
     subprocess.run(["cmake", "-S", FOLDER, "-B", tmp_path, "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON"], check=True, capture_output=True)

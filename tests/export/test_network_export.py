@@ -15,6 +15,7 @@ from torch import nn
 
 from dkcam.errors import ExportError, ParityError
 from dkcam.export.checking.original import FileSession
+from dkcam.export.derivative.rule import RULES
 from dkcam.export.explain import cam
 from dkcam.export.exported import Exported
 from dkcam.export.network_export import export_network
@@ -186,6 +187,16 @@ def test_segmentation_explains_the_region_of_a_class(last: str) -> None:
     assert found.spec.task == "dense"
 
 
+def test_a_region_whose_border_float32_cannot_tell_does_not_refuse_a_network() -> None:
+    torch.manual_seed(0)
+    last = nn.Conv2d(12, 4, 3, padding=1)
+    with torch.no_grad():
+        last.weight[1] = last.weight[0] + 1e-7 * torch.randn(12, 3, 3)  # two classes that are all but one
+        last.bias[:] = torch.tensor([0.5, 0.5, 0, 0])
+    found = explained(Convolutional(nn.Sequential(last, nn.Upsample(scale_factor=4, mode="bilinear"))), ExportOptions(layer="stage2"))
+    assert found.spec.provenance.verified
+
+
 def test_a_transformer_is_explained_on_its_patches() -> None:
     torch.manual_seed(0)
     found = explained(Transformer(registers=2))
@@ -254,4 +265,24 @@ def test_a_wrong_map_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     right = cam._weighted
     monkeypatch.setattr(cam, "_weighted", lambda writer, *given: writer.mul(right(writer, *given), writer.number(1.001)))
     with pytest.raises(ParityError, match=r"heatmap of 'class .' differs from autograd by 1"):
+        explained(Convolutional(Head(5)))
+
+
+def test_an_operator_without_a_rule_is_named_with_the_nearest_layer_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    module = Convolutional(Head(5))
+    monkeypatch.delitem(RULES, "Sigmoid")
+    with pytest.raises(
+        ExportError, match=r"no gradient passes Sigmoid \(node '/Sigmoid'\); the nearest layer after it that works: --layer (\S+)$"
+    ) as error:
+        explained(module, ExportOptions(layer="stage1"))
+    layer = str(error.value).rsplit(" ", 1)[1]
+    found = explained(module, ExportOptions(layer=layer))
+    assert found.spec.provenance.verified
+
+
+def test_an_operator_after_which_no_layer_works_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.delitem(RULES, "Gemm")
+    with pytest.raises(ExportError, match=r"no gradient passes Gemm .*; no layer comes after it$"):
         explained(Convolutional(Head(5)))

@@ -12,6 +12,7 @@ from dkcam.export.exporter import make_spec
 from dkcam.export.options import ExportOptions
 from tests.conftest import tiny_checkpoint
 from tests.export.precision.test_graphs import numerics_of
+from tests.marks import some
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (pip install tensorrt-rtx-cu13)")
 
@@ -42,7 +43,7 @@ def test_the_parser_takes(kind: str, half: bool) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8 gpu"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", some(KINDS, ["default", "masks"]))
 def test_the_parser_takes_low_precision(kind: str, precision: str) -> None:
     checkpoint = tiny_checkpoint()
     spec = make_spec(checkpoint, ExportOptions(size=(64, 96), **KINDS[kind]))

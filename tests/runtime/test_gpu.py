@@ -23,6 +23,7 @@ from dkcam.runtime.result import Result
 from dkcam.runtime.sources import open_source
 from tests.conftest import tiny_checkpoint
 from tests.emulated_gpu import Stream, install
+from tests.marks import some
 from tests.standins import square_finder, squares
 
 
@@ -48,7 +49,7 @@ def on_gpu(array: np.ndarray, **told: Any) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize("resize", ["stretch", "letterbox", "crop"])
-@pytest.mark.parametrize("kind", ["rgb8", "tensor"])
+@pytest.mark.parametrize("kind", some(["rgb8", "tensor"], ["rgb8"]))
 def test_explanations_and_overlays_are_the_processors(stream: Stream, tmp_path: Path, resize: str, kind: str) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(export(tiny_checkpoint(), ExportOptions(size=(64, 96), input=kind), check=False).data)
@@ -67,7 +68,7 @@ def test_explanations_and_overlays_are_the_processors(stream: Stream, tmp_path: 
         wanted.overlay()
 
 
-@pytest.mark.parametrize("resize", ["stretch", "letterbox", "crop"])
+@pytest.mark.parametrize("resize", some(["stretch", "letterbox", "crop"], ["letterbox"]))
 def test_a_detectors_boxes_and_heat_are_the_processors(stream: Stream, tmp_path: Path, resize: str) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(square_finder(resize=resize, batch=1))

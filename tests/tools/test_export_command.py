@@ -15,6 +15,7 @@ from dkcam.engines import open_engine
 from dkcam.export.checkpoint import load_checkpoint, save_checkpoint
 from dkcam.export.precision.judges import JUDGES
 from dkcam.tools.export_command import main
+from tests.marks import slow, some
 
 LIMITS: dict[str, dict[str, float]] = JUDGES["classify"].limits  # type: ignore[assignment]
 
@@ -99,7 +100,9 @@ def test_bad_options_are_one_line_and_write_nothing(
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
 
 
-@pytest.mark.parametrize("words", [["--precision", "fp16"], ["--precision", "int8"], ["--precision", "int8", "--target", "gpu"]])
+@pytest.mark.parametrize(
+    "words", some([["--precision", "fp16"], ["--precision", "int8"], ["--precision", "int8", "--target", "gpu"]], [["--precision", "int8"]])
+)
 def test_low_precision_is_judged_and_recorded(checkpoint_file: Path, tmp_path: Path, words: list[str]) -> None:
     target = tmp_path / "low.onnx"
     assert run(checkpoint_file, "--size", "64x96", "-o", target, "--report", tmp_path / "r.json", *words).exit_code == 0
@@ -125,6 +128,7 @@ def test_a_low_precision_file_below_the_gate_is_not_written(checkpoint_file: Pat
     assert open_engine(tmp_path / "low.onnx").spec.provenance.verified is False
 
 
+@slow
 def test_an_int8_file_without_int8_is_not_written(checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LIMITS, "int8", LIMITS["int8"] | {"change": 1e-9})  # what only float32 itself holds
     result = run(checkpoint_file, "--size", "64x96", "-o", tmp_path / "low.onnx", "--precision", "int8")

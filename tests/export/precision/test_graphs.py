@@ -26,6 +26,7 @@ from dkcam.export.precision.numerics import Range
 from dkcam.rendered import random_scene, render
 from dkcam.spec import ModelSpec
 from tests.conftest import tiny_checkpoint
+from tests.marks import some
 
 KINDS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -74,7 +75,7 @@ def numerics_of(checkpoint: Checkpoint, spec: ModelSpec, name: str, kept: frozen
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8 cpu", "int8 gpu"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", some(KINDS, ["default", "masks", "layer3"]))
 def test_every_kind_stays_near_float32(kind: str, precision: str) -> None:
     checkpoint = tiny_checkpoint()
     spec = make_spec(checkpoint, ExportOptions(size=SIZE, **KINDS[kind]))

@@ -18,6 +18,7 @@ from dkcam.tools.bench import groups, peers
 from dkcam.tools.bench.groups import _try
 from dkcam.tools.bench.timing import Candidate, Skipped
 from tests.conftest import tiny_checkpoint
+from tests.marks import slow
 
 FRAME = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
 
@@ -83,6 +84,7 @@ def test_other_peers_compute_no_gradient_of_weights(
     assert not backward and not any(weight.requires_grad or weight.grad is not None for weight in module.parameters())
 
 
+@slow
 def test_a_missing_compiler_is_told(monkeypatch: pytest.MonkeyPatch, explainer: Explainer) -> None:
     from torch._inductor import cpp_builder
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from dkcam.tools.bench import peers
 from dkcam.tools.bench.timing import paired
 from dkcam.tools.bench_command import main
+from tests.marks import slow
 
 
 def test_ratios_are_taken_within_rounds() -> None:
@@ -50,6 +51,7 @@ def test_the_order_changes_from_round_to_round() -> None:
     assert followed == {(a, b) for a in "abc" for b in "abc" if a != b}
 
 
+@slow
 def test_the_command_measures_a_checkpoint_and_writes_json(checkpoint_file: Path, tmp_path: Path) -> None:
     target = tmp_path / "b.json"
     result = CliRunner().invoke(main, ["--model", str(checkpoint_file), "--rounds", "3", "--json", str(target)])

@@ -21,6 +21,7 @@ from dkcam.tools.check_command import main
 from dkcam.tools.checks.measure import CONTROLS, Record
 from dkcam.tools.checks.samples import Sample
 from tests.conftest import tiny_checkpoint
+from tests.marks import slow
 
 LENIENT = "rules:\n  - measure: confidence\n    min: 0\n"
 
@@ -282,6 +283,7 @@ def test_a_data_set_of_other_things_says_so(dataset: Callable[[str], Path], tmp_
     assert done.exit_code == 1 and "can be judged: its classes (animal" in done.output and "map:" in done.output
 
 
+@slow
 def test_real_road_frames_pass_with_the_shipped_rules(data: Path, tmp_path: Path) -> None:
     examples = Path(__file__).resolve().parents[3] / "examples"
     done = run(data / "gtsdb", "--windows", "--rules", examples / "signs.yaml", "--report", tmp_path / "r")

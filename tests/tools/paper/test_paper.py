@@ -25,6 +25,7 @@ from dkcam.tools.paper.pictures import rendered, rotated, stretched
 from dkcam.tools.paper.report import PAPER, claims, markdown, table_of
 from dkcam.tools.paper_command import main
 from dkcam.tools.scenes.example import SIGN_LABELS, Example
+from tests.marks import slow
 
 RNG = np.random.default_rng(0)
 
@@ -143,6 +144,7 @@ def test_intervals_cover_models_and_pictures() -> None:
     assert mean_of_table(table.T).high == pytest.approx(0.8)
 
 
+@slow
 def test_a_small_run_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = tmp_path / "models"
     models.mkdir()
