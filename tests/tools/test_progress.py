@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dkcam.tools import cli
+from tests.marks import slow
 
 
 @pytest.fixture
@@ -38,6 +39,7 @@ def test_a_log_gets_a_line_a_stage_and_one_every_half_minute(clock: list[float],
     assert lines[-2] == " 282.0 s  looking for the layers that hurt the heatmap 55/60, about 30 s left" and len(lines) == 12
 
 
+@slow
 def test_an_export_into_a_log_names_its_stages(checkpoint_file: Path) -> None:
     words = [sys.executable, "-c", "from dkcam.tools.export_command import main; main()", checkpoint_file, "--precision", "fp16"]
     done = subprocess.run(words, capture_output=True, text=True)

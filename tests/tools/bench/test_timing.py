@@ -66,6 +66,7 @@ def test_the_command_measures_a_checkpoint_and_writes_json(checkpoint_file: Path
     assert groups["Frame to overlay at 1280x720"]["dkcam"]["ratio"] == 1
 
 
+@slow
 def test_an_onnx_file_says_what_it_cannot_compare(model_file: Path) -> None:
     result = CliRunner().invoke(main, ["--model", str(model_file), "--rounds", "3", "--peers"])
     assert result.exit_code == 0, result.output

@@ -15,6 +15,7 @@ from dkcam.tools.checks.measure import CONTROLS, PLACES, Record, _record, places
 from dkcam.tools.checks.rules import DEFAULT
 from dkcam.tools.checks.samples import Sample
 from dkcam.tools.metrics.place import area_share, centred_gaussian, chance, energy, energy_ratio, iou
+from tests.marks import slow
 
 SHAPES = [(6, 10), (7, 7), (12, 20), (24, 40), (5, 3)]  # layer4, squares, layer3, a grid of windows
 SIDES = (0.06, 0.15, 0.3, 0.7)  # of the box, share of the picture
@@ -118,6 +119,7 @@ def test_every_control_of_a_check_has_every_measure_and_is_that_measure() -> Non
     assert found.controls["chance"] == chance(found.heatmap, area)
 
 
+@slow
 def test_controls_without_knowledge_stay_at_chance() -> None:
     """Pictures of noise, wrong-class maps of noise: neither control may lie below chance, since both look anywhere; the Gaussian's
     four equal middle cells count as peaks in turn, as a map that differs from it by nothing measurable would have them."""
