@@ -116,9 +116,11 @@ DETECTORS = [
     own("retinanet", "RetinaNet", Retina, (320, 320), "detect"),
     own("retinanet-dynamo", "RetinaNet", Retina, (320, 320), "detect", "dynamo"),
     own("ssd", "SSD", SSD, (300, 300), "detect"),
-    own("detr", "DETR", Detr, (320, 320), "detect"),
-    own("detr-dynamo", "DETR", Detr, (320, 320), "detect", "dynamo"),
-    own("centernet", "CenterNet", CenterNet, (320, 320), "dense", note="explained as a dense map of centres"),
+    own("detr", "DETR", Detr, (320, 320), "detect", decode="detr"),
+    own("detr-dynamo", "DETR", Detr, (320, 320), "detect", "dynamo", decode="detr"),
+    own(
+        "centernet", "CenterNet", CenterNet, (320, 320), "dense", task="dense", outputs=("152",), note="explained as a dense map of centres"
+    ),
 ]
 
 DENSE = [

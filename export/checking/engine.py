@@ -79,10 +79,16 @@ class Said:
 
 
 class File:
-    """A file that answers with its inner values. count: how many classes it explains in one run, None for as many as are asked for."""
+    """A file that answers with its inner values. count: how many classes it explains in one run, None for as many as are asked for.
+    steps: outputs besides maps that change by steps, as a region's share does.
+    """
 
-    def __init__(self, data: bytes, inner: Sequence[str], count: int | None, outputs: Sequence[str], run: Run) -> None:
+    def __init__(
+        self, data: bytes, inner: Sequence[str], count: int | None, outputs: Sequence[str], run: Run, steps: Collection[str] = ()
+    ) -> None:
         self._data, self._inner, self._count, self._outputs, self._run = data, list(inner), count, list(outputs), run
+        self._compared = [name for name in outputs if name in ("heatmap", "gradient", *steps)]
+        self._sided = {*PER_CLASS, *steps}
         self._asked: dict[tuple[bool, bool], Ask] = {}
 
     def said(self, image: NDArray[np.generic], classes: NDArray[np.int64]) -> Said:
@@ -92,10 +98,10 @@ class File:
             return Said(given, {}, False)
         some = classes[: self._count or len(classes)]
         inner = self._ask(True, True)(image, some, [*self._outputs, *self._inner])
-        plainly = not all(_same(given[name][:, : len(some)], inner[name]) for name in ("heatmap", "gradient") if name in given)
+        plainly = not all(_same(given[name][:, : len(some)] if name in PER_CLASS else given[name], inner[name]) for name in self._compared)
         if plainly:
             again = self._all(self._ask(False, False), image, classes)
-            given = {name: again[name] if name in PER_CLASS else value for name, value in given.items()}
+            given = {name: again[name] if name in self._sided else value for name, value in given.items()}
             inner = self._ask(True, False)(image, some, [*self._outputs, *self._inner])
         return Said(given, {name: torch.from_numpy(np.asarray(inner[name])) for name in self._inner}, plainly)
 
@@ -164,7 +170,7 @@ def _read(model: ir.Model, layers: Collection[str], scores: Collection[str]) -> 
 
 
 def _same(one: NDArray[np.generic], other: NDArray[np.generic]) -> bool:
-    """Whether maps [B, K, …] agree, each by its own size."""
+    """Whether maps [B, K, …] agree, each by its own size, or numbers [B, n]."""
     first, second = np.asarray(one, np.float64), np.asarray(other, np.float64)
-    over = tuple(range(2, first.ndim))
+    over = tuple(range(2, first.ndim)) or (1,)
     return bool((np.abs(first - second).max(over) <= SAME * np.abs(first).max(over)).all())

@@ -127,7 +127,7 @@ def check_scores(model: ir.Model, plan: DetectPlan, feed: Mapping[str, NDArray[n
     """
     interpreter, layout, raw = Interpreter(model), plan.layout, plan.raw
     table = layout.classes
-    output, elements = table.value.name or "", table.elements()
+    output, elements, rows = table.value.name or "", table.elements(), layout.scores.elements()
     names = [level.scores.name or "" for level in raw.levels]
     if output in names:
         return
@@ -149,7 +149,7 @@ def check_scores(model: ir.Model, plan: DetectPlan, feed: Mapping[str, NDArray[n
         others = {other: plain[other] for other in (*names, *beside)}
         after = interpreter.evaluate({}, [output], given={**others, name: moved})[output][0].reshape(-1)
         changed = set(np.flatnonzero(((after - before) != 0).numpy()).tolist())
-        mine = set(elements[anchor].tolist())
+        mine = set(rows[anchor].tolist())  # a Softmax moves what stands for no object, too
         if int(elements[anchor, label]) not in changed or not changed <= mine:
             raise ExportError(
                 f"{printable(name)} was taken for the scores behind {printable(output)}, but moving that of box {anchor} and class {label} "

@@ -52,7 +52,8 @@ def verify_graph(data: bytes, subject: Subject, batches: Sequence[tuple[Sequence
     if subject.task.kind == "dense" and scores[0] not in [kink.name for kink in kinks]:
         kinks.append(Kink(scores[0], ()))  # each class's region is where its score is the largest
     names = [kink.name for kink in kinks]
-    file, plain_network = File(data, names, subject.count, subject.outputs, run), PlainNetwork(subject.model, layers, scores)
+    steps = ("logits", "probabilities") if subject.task.kind == "dense" else ()
+    file, plain_network = File(data, names, subject.count, subject.outputs, run, steps), PlainNetwork(subject.model, layers, scores)
     exact = GraphReference(subject.model, subject.task, subject.layers, subject.spec.explanation.method)
     plain = replace(exact, dtype=torch.float32)
     rows: dict[tuple[str, str], Row] = {}

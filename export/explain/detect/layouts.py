@@ -29,6 +29,7 @@ from dkcam.export.writer import FLOATS
 from dkcam.printable import printable
 
 MOST_SELECTED = 1000  # boxes that a network gives after choosing among them
+MOST_QUERIES = 2000  # of a transformer that decodes; more are the cells of maps
 BEYOND = 2.0  # boxes of a picture in 0..1 stay below, boxes in pixels do not
 
 
@@ -296,6 +297,8 @@ def rtdetr(facts: Facts) -> Layout | None:
     if pair is None or not pair.centred:
         return None
     if pair.squash == "Softmax" or (not pair.squash and facts.labels != pair.scores.count and _known(facts)):
+        return None
+    if pair.scores.anchors > MOST_QUERIES and not facts.asked:
         return None
     return Layout("rtdetr", pair.scores, pair.boxes, unit="picture", squash="" if pair.squash else "Sigmoid", suppress=False)
 
