@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,9 @@ import click
 import cv2
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
+from torch import nn
 
 import dkcam
 from dkcam.export.checkpoint import save_checkpoint
@@ -29,7 +32,9 @@ from dkcam.runtime.explainer import DEMO_MODEL
 from dkcam.tools.checks.rules import check_classes, read_rules
 from dkcam.tools.config_file import read_config
 from dkcam.tools.summary import nearest_sign
-from tests.conftest import LABELS, tiny_checkpoint
+from tests.conftest import LABELS, tiny_checkpoint, tiny_model
+from tests.export.explain.detect.networks import Yolov8, sound
+from tests.export.explain.graphs import Convolutional
 from tests.runtime.live.camera_server import CameraServer
 from tests.test_house import commands
 
@@ -130,6 +135,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(DEMO_MODEL, shop / "old.onnx")
     save_checkpoint(shop / "model.pt", tiny_checkpoint())
     (shop / "names.txt").write_text("\n".join(LABELS))
+    _onnx(sound(Yolov8()), shop / "yolo11n.onnx", (128, 160))
+    _onnx(Convolutional(Pooled(len(LABELS))), shop / "network.onnx", (64, 96))
     (shop / "token.txt").write_text("0123456789abcdef")
     (shop / "token.txt").chmod(0o600)
     region = "regions:\n  sky: [[0, 0], [1, 0], [1, 0.2]]\n"
@@ -145,6 +152,23 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _video(shop / "drive.mp4", [image for image, _ in frames[:5]])
     (shop / "examples").symlink_to(ROOT / "examples")
     return shop
+
+
+class Pooled(nn.Module):
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(12, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def _onnx(module: nn.Module, path: Path, size: tuple[int, int]) -> None:
+    """As a user's own framework writes it."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(module.eval(), (torch.rand(1, 3, *size),), str(path), dynamo=False, opset_version=17, input_names=["images"])
 
 
 def _pictures(folder: Path, found: list[tuple[np.ndarray, Any]]) -> None:
@@ -252,8 +276,10 @@ def _python(text: str) -> None:
         return
     frame = cv2.imread("road.jpg")
     names: dict[str, Any] = {"frame": frame, "dkcam": dkcam, "rgb": cv2.resize(frame, (320, 192))[:, :, ::-1]}
+    names |= {"module": tiny_model("plain"), "names": list(LABELS)}
+    given = {*names, "__builtins__"}
     exec(compile(tree, "page", "exec"), names)
-    assert set(names) - {"frame", "dkcam", "rgb", "__builtins__"}
+    assert set(names) - given
 
 
 def _extras(words: list[str]) -> None:
