@@ -37,6 +37,7 @@ class Exported:
             "kinks": parity.kinks if self.parity else None,
             "kink_units": parity.units if self.parity else None,
             "most_kinks": MOST_KINKS,
+            "finite_differences": parity.differences,
             "attention_score": parity.score if self.parity else None,
             "pictures": parity.images,
             "pictures_without_optimisations": parity.plainly if self.parity else None,

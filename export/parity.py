@@ -29,6 +29,7 @@ TOLERANCE = 1e-4
 FACTOR = 4.0  # two float32 computations in different order are not equally lucky
 CEILING = 1e-2  # 2.5 of the 255 levels of an overlay: a map that float32 does not know better than that cannot be shown
 FLOOR = 2e-3  # torch's float32 loses up to 1e-5 of the terms in sound deep networks; CEILING of it is 2e-5
+MOST_DIFFERENCE = 1e-3  # float64 leaves 1e-8 to 1e-5; a wrong rule is off by tenths
 MOST_KINKS = 1e-4  # of the ReLU units a gradient passes
 LEAST_PROBABILITY = 1e-37  # below it float32 has none: such classes are tied
 
@@ -62,8 +63,9 @@ class Row:
 class Parity:
     """All rows, how much two pictures' heatmaps of a class or rank differ (0..1; a frozen gradient gives 0, no heatmap
     None), and how many of the ReLU units that gradients pass lay so near zero that float32 and float64 see different
-    signs (``Reference``). score, score_error: the attention's largest score, and how well torch's float32 knows it. plainly: pictures on
-    which ONNX Runtime's optimisations change the side of such a unit, so that maps are judged without them.
+    signs (``Reference``). score, score_error: the attention's largest score, and how well torch's float32 knows it. plainly: pictures
+    on which ONNX Runtime's optimisations change the side of such a unit, so that maps are judged without them. differences: how far the
+    reference's autograd is from finite differences, over the gradient's size; None where it was not asked.
     """
 
     rows: tuple[Row, ...] = ()
@@ -75,6 +77,7 @@ class Parity:
     images: Mapping[str, int] = field(default_factory=dict)
     classes: int = 0
     plainly: int = 0
+    differences: float | None = None
 
     def by_output(self) -> tuple[Row, ...]:
         """The worst row of each output, with the maps of all its rows counted."""
@@ -96,6 +99,11 @@ class Parity:
             raise ParityError(
                 f"{self.kinks} of {self.units} ReLU units ({self.kinks / self.units:.1e}) have another sign in the graph than in float64, "
                 f"expected at most {MOST_KINKS:.0e}: so many lie near zero that the gradient depends on rounding; nothing was written"
+            )
+        if self.differences is not None and not self.differences <= MOST_DIFFERENCE:
+            raise ParityError(
+                f"autograd, which the file is compared with, differs from finite differences by {self.differences:.1e} of the gradient, "
+                f"limit {MOST_DIFFERENCE:.0e}: the comparison cannot be trusted on this network; nothing was written"
             )
         bad = [row for row in self.by_output() if not row.passed]
         if bad:

@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dkcam.export.checking.differences import differences
+from dkcam.export.checking.gradients import gradients
 from dkcam.export.checking.interpreter import Interpreter
 from dkcam.export.explain.layers import Layer
 from dkcam.export.explain.tasks import Task
@@ -80,6 +82,24 @@ class GraphReference:
             {name: value.detach().numpy() for name, value in values.items()},
             {name: value.detach().numpy() for name, value in magnitudes.items()},
         )
+
+    def differences(self, image: NDArray[np.generic], explained: NDArray[np.int64]) -> float:
+        """How far autograd is from finite differences, over the gradient's size: the largest over the layers, of the first class that is
+        explained. explained: int64 [B, K]. This reference must be in float64.
+        """
+        feed = {"image": torch.from_numpy(np.ascontiguousarray(image)).to(self.dtype)}
+        score, chosen = self.task.found.scores.name or "", torch.from_numpy(explained)
+
+        def scalar(values: Mapping[str, Tensor]) -> Tensor:
+            _, weights, _ = self._scores(values[score], chosen[0])
+            return weights(chosen, 0).reshape(1)  # type: ignore[no-any-return]
+
+        worst = 0.0
+        for layer in self.layers:
+            given = gradients(self._interpreter, feed, layer.name, scalar, reads=[score], seen=self.seen).gradients
+            found = differences(self._interpreter, feed, layer.name, scalar, given, reads=[score], seen=self.seen, directions=2)
+            worst = max(worst, float(found.error.max()))
+        return worst
 
     def _scores(self, scores: Tensor, classes: Tensor) -> tuple[dict[str, Tensor], Any, Tensor]:
         """(logits and probabilities, the scalar of the k-th of chosen classes, the classes chosen here [B, K])."""

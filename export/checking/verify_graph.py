@@ -60,6 +60,7 @@ def verify_graph(data: bytes, subject: Subject, batches: Sequence[tuple[Sequence
     maps: dict[int, list[NDArray[np.generic]]] = {}
     judged: set[int] = set()
     followed_kinks = units = plainly = 0
+    differences: float | None = None
     counts: dict[str, int] = {}
     deal = deal_classes(np.random.default_rng(0), subject)
     for kinds, image in batches:
@@ -74,6 +75,8 @@ def verify_graph(data: bytes, subject: Subject, batches: Sequence[tuple[Sequence
         keep = "gradient" in subject.outputs
         truth = exact.answer(image, classes, chosen, keep_gradient=keep)
         picked = np.asarray(truth.values["explained"]) if chosen is None else chosen
+        if differences is None:
+            differences = exact.differences(image, picked)
         singles = [plain.answer(image, classes, picked, nudge, keep) for nudge in range(DRAWS)]
         found = judge_all(subject, subject.outputs, kinds, given, truth, singles, classes)
         if not all(row.passed for row in found):
@@ -88,7 +91,7 @@ def verify_graph(data: bytes, subject: Subject, batches: Sequence[tuple[Sequence
         for k, wanted in enumerate(classes.tolist() if "heatmap" in given else []):
             maps.setdefault(wanted, []).extend(given["heatmap"][:, k])
     ordered = tuple(rows[name, kind] for name in subject.outputs for kind in counts)
-    return Parity(ordered, dependence(maps), followed_kinks, units, 0.0, 0.0, counts, len(judged), plainly)
+    return Parity(ordered, dependence(maps), followed_kinks, units, 0.0, 0.0, counts, len(judged), plainly, differences)
 
 
 def judge_all(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from dkcam.export import network_export
 from dkcam.export.checking import engine
 from dkcam.export.checking.engine import Ask, File, Outputs, PlainNetwork
 from dkcam.export.checking.interpreter import Interpreter, evaluate
+from dkcam.export.checking.operators import OPERATORS
 from dkcam.export.networks.network import Network
 from dkcam.export.networks.onnx_file import open_model
 from dkcam.export.options import ExportOptions
@@ -193,3 +195,25 @@ def test_what_the_engine_loses_on_the_plain_network_raises_the_limit(monkeypatch
     assert found.parity is not None
     worst = next(row for row in found.parity.by_output() if row.output == "heatmap")
     assert 1e-4 < worst.error <= worst.limit
+
+
+def test_the_reference_is_held_to_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = network_export.export_network(squeezing(), ExportOptions())
+    assert found.parity is not None and found.parity.differences is not None and found.parity.differences < 1e-6
+
+    class Doubled(torch.autograd.Function):
+        """A Sigmoid whose derivative is wrong."""
+
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x.sigmoid())
+            return x.sigmoid()
+
+        @staticmethod
+        def backward(ctx: Any, *given: torch.Tensor) -> torch.Tensor:
+            (y,) = ctx.saved_tensors
+            return 2 * given[0] * y * (1 - y)
+
+    monkeypatch.setitem(OPERATORS, "Sigmoid", replace(OPERATORS["Sigmoid"], function=lambda call, x: Doubled.apply(x)))
+    with pytest.raises(ParityError, match="autograd, which the file is compared with, differs from finite differences"):
+        network_export.export_network(squeezing(), ExportOptions(layer="early"))
