@@ -14,13 +14,13 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from dkcam.export.derivative.sweep import activated, ancestors
+from dkcam.export.checking.interpreter import Interpreter
+from dkcam.export.derivative.sweep import ancestors
 from dkcam.export.writer import array_of
 
 NEAR = 1e-5  # of a value's largest in the picture: float32 cannot tell the side of what is nearer to the kink …
 WIDEST = 1e-3  # … nor, in deep networks, of what a float32 run is off by; but never of more than this
 FACTOR = 4.0
-PLACES = frozenset({"MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin", "Max", "Min", "TopK", "ArgMax", "ArgMin"})
 AT_ZERO = frozenset({"Relu", "LeakyRelu", "PRelu", "Elu", "Celu", "Selu", "Abs", "ThresholdedRelu", "Softsign", "Shrink"})
 
 
@@ -34,28 +34,22 @@ class Kink:
 
 def kinks_between(model: ir.Model, layers: Sequence[str], scores: Sequence[str]) -> list[Kink]:
     """Those that a gradient of the scores passes on its way to the layers, both given by their values' names."""
-    nodes = list(model.graph)
-    named = {value.name: value for node in nodes for value in node.outputs} | {value.name: value for value in model.graph.inputs}
-    active, needed = activated(nodes, [named[name] for name in layers]), ancestors([named[name] for name in scores])
-    found: dict[str, Kink] = {}
-    for node in nodes:
-        if node not in needed:
-            continue
-        at = _sides(node)
-        for value in node.inputs if at is not None else ():
-            if value is not None and value in active and value.name:
-                sides = (*found[value.name].at, *(at or ())) if value.name in found else tuple(at or ())
-                found[value.name] = Kink(value.name, tuple(dict.fromkeys(sides)))
-    return list(found.values())
+    interpreter = Interpreter(model)
+    names = dict.fromkeys(name for layer in layers for name in interpreter.branches(scores, layer))
+    sides: dict[str, dict[float, None]] = {name: {} for name in names}
+    needed = ancestors([value for node in model.graph for value in node.outputs if value.name in scores])
+    for node in (node for node in model.graph if node in needed):
+        for value in node.inputs:
+            if value is not None and value.name in sides:
+                sides[value.name].update(dict.fromkeys(_sides(node)))
+    return [Kink(name, tuple(at)) for name, at in sides.items()]
 
 
-def _sides(node: ir.Node) -> tuple[float, ...] | None:
-    """None where an operator is smooth."""
+def _sides(node: ir.Node) -> tuple[float, ...]:
+    """The numbers at which an operator's derivative jumps; () where it has none, or chooses among its inputs."""
     kind = node.op_type
     if kind in AT_ZERO:
         return (0.0,)
-    if kind in PLACES or kind in ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal"):
-        return ()
     if kind == "HardSwish":
         return (-3.0, 3.0)
     if kind == "HardSigmoid":
@@ -65,7 +59,7 @@ def _sides(node: ir.Node) -> tuple[float, ...] | None:
     if kind == "Clip":
         bounds = [array_of(value) for value in node.inputs[1:]]
         return tuple(float(bound.reshape(())) for bound in bounds if bound is not None)
-    return None
+    return ()
 
 
 @dataclass(frozen=True)

@@ -285,12 +285,16 @@ def detr(facts: Facts) -> Layout | None:
     return Layout("detr", pair.scores, pair.boxes, unit="picture", squash=left, background=last, suppress=False, conf=0.5)
 
 
+def _queries(columns: Columns, facts: Facts) -> bool:
+    return facts.asked or columns.anchors <= MOST_QUERIES
+
+
 def rtdetr(facts: Facts) -> Layout | None:
     chosen = _selected(facts)
     if chosen is not None and chosen[2]:
         return Layout("rtdetr", chosen[0], chosen[1], unit="picture", suppress=False, paired=True)
     table = next((table for table in _tables(facts) if table.squash[0] == "Sigmoid" and table.columns.axis == 2), None)
-    if table is not None:
+    if table is not None and _queries(table.columns, facts):
         classes = table.part(4, _classes(table, 4, facts))
         return Layout("rtdetr", classes, table.part(0, 4), unit="picture", squash=_left(table, 4), suppress=False)
     pair = _pair(facts)
@@ -298,7 +302,7 @@ def rtdetr(facts: Facts) -> Layout | None:
         return None
     if pair.squash == "Softmax" or (not pair.squash and facts.labels != pair.scores.count and _known(facts)):
         return None
-    if pair.scores.anchors > MOST_QUERIES and not facts.asked:
+    if not _queries(pair.scores, facts):
         return None
     return Layout("rtdetr", pair.scores, pair.boxes, unit="picture", squash="" if pair.squash else "Sigmoid", suppress=False)
 
