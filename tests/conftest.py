@@ -22,6 +22,11 @@ LABELS = ("no sign", "stop", "yield", "warning", "no entry")
 DATA = Path(os.environ.get("DKCAM_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process takes up to 2 GB: torch, TensorRT and their engines."""
+    return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DKCAM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
