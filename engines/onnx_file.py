@@ -27,6 +27,6 @@ def spec_of(metadata: Mapping[str, str], source: str) -> ModelSpec:
     text = metadata.get(SPEC_KEY)
     if text is None:
         raise ModelFileError(
-            f"{source} is an ONNX file without {SPEC_KEY}: dk-export did not write it; export your checkpoint with dk-export model.pt"
+            f"{source} is an ONNX file without {SPEC_KEY}: dk-export did not write it; write its heatmap into it with dk-export {source}"
         )
     return ModelSpec.from_json(text, source)

@@ -45,12 +45,13 @@ def export_model(
 ) -> Exported:
     """Write a torch module as one ONNX file with scores and heatmap inside, compared with autograd first.
 
-    module: takes pictures float32 [batch, 3, height, width]; it stays as it was, in its mode, on its device. size: (height, width) in
-    pixels. labels: a name for each class. layer: a part of the module, or a name as ``--layer`` takes it; several for one map of them
-    all; None for the last feature map before space is pooled away. task: "auto", "classify", "detect", "regress" or "dense".
-    classes: how many are explained in each run, None to leave it free. mean, std: of R, G, B, after values 0..255 are multiplied by
-    ``scale``; None takes ImageNet's. channels: "rgb" or "bgr". resize: "stretch", "letterbox" or "crop", how frames reach the size.
-    fill: the border's value, 0..255. precision: "fp32" or "fp16". verify: False writes without the comparison, and the file says so.
+    module: takes pictures float32 [batch, 3, height, width], or [batch, 1, …] with channels="gray"; it stays as it was, in its mode, on
+    its device. size: (height, width) in pixels. labels: a name for each class. layer: a part of the module, or a name as ``--layer``
+    takes it; several for one map of them all; None for the last feature map before space is pooled away. task: "auto", "classify",
+    "detect", "regress" or "dense". classes: how many are explained in each run, None to leave it free. mean, std, scale: the network
+    takes (x · scale − mean) / std of values 0..255, mean and std of R, G, B; None takes ImageNet's and says so in ``notes``. channels:
+    "rgb", "bgr" or "gray". resize: "stretch", "letterbox" or "crop", how frames reach the size. fill: the border's value, 0..255.
+    precision: "fp32" or "fp16". verify: False writes without the comparison, and the file says so.
 
     The answer holds the file's description (``spec``), the figures of the comparison (``parity``, None without), and what was taken for
     granted (``notes``). Errors: ExportError, and ParityError outside the tolerance; nothing is written then.
@@ -63,6 +64,13 @@ def export_model(
         raise ExportError(f"export_model takes a torch.nn.Module, not a {type(module).__name__}; dk-export takes files")
     if precision not in ("fp32", "fp16"):
         raise ExportError(f"precision {precision!r}: expected fp32 or fp16; int8 needs pictures: dk-export --precision int8 --calibration")
+    if not (isinstance(size, tuple) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)):
+        raise ExportError(f"size {size!r}: expected (height, width) in pixels, such as (384, 640)")
+    for name, value in (("labels", labels), ("outputs", outputs)):
+        if isinstance(value, str):
+            raise ExportError(f"{name} is the text {value!r}; expected a list of names")
+    if channels not in (None, "rgb", "bgr", "gray"):
+        raise ExportError(f"channels {channels!r}: expected rgb, bgr or gray")
     parts = () if layer is None else (layer,) if isinstance(layer, (str, nn.Module)) else tuple(layer)
     options = ExportOptions(
         size=size,
@@ -80,11 +88,11 @@ def export_model(
         mean=None if mean is None else tuple(mean),
         std=None if std is None else tuple(std),
         scale=scale,
-        channels=channels,
+        channels=None if channels == "gray" else channels,
         resize=resize,
         letterbox=fill,
     )
-    proto = to_onnx(module, size, batch=batch)
+    proto = to_onnx(module, size, channels=1 if channels == "gray" else 3, batch=batch)
     network = open_model(proto, type(module).__name__, size=size, batch=options.batch, picture=picture)
     exported = export_network(network, options, original=TorchSession(module), check=verify)
     write_file(file, exported.data, ExportError)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dkcam.export.parity import CEILING, FACTOR, MOST_KINKS, TOLERANCE, Parity
@@ -16,7 +16,7 @@ from dkcam.spec import ModelSpec
 class Exported:
     """The file's bytes, its spec, the parity figures (None with verification left out), and what was taken for granted, in words."""
 
-    data: bytes
+    data: bytes = field(repr=False)
     spec: ModelSpec
     parity: Parity | None
     low: LowPrecision | None = None

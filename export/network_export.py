@@ -239,7 +239,11 @@ def _map_sizes(sizes: Sequence[tuple[Dimension, Dimension]]) -> tuple[tuple[int,
 
 def _notes(network: Network, prepared: Prepared) -> tuple[str, ...]:
     notes = []
-    if network.picture.assumed:
+    if network.picture.assumed and network.picture.channels == "gray":
+        notes.append(
+            "pictures are assumed to go in as grey values of 0..1; if the network was trained otherwise, say --mean, --std and --scale"
+        )
+    elif network.picture.assumed:
         notes.append("mean and std are assumed to be ImageNet's; if the network was trained otherwise, say --mean, --std and --scale")
     if prepared.task.assumed:
         notes.append(prepared.task.assumed)

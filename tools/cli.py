@@ -141,6 +141,22 @@ class NumbersType(_ParamType):
         return numbers
 
 
+class ScaleType(_ParamType):
+    """A number, or a fraction such as 1/255."""
+
+    name = "NUMBER"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        top, _, bottom = str(value).partition("/")
+        try:
+            number = float(top) / float(bottom or 1)
+        except (ValueError, ZeroDivisionError):
+            number = math.nan
+        if not math.isfinite(number) or number <= 0:
+            self.fail(f"{value!r} is no scale; expected a number such as 1 or 1/255", param, ctx)
+        return number
+
+
 class RangeType(_ParamType):
     """N, MIN:MAX or MIN:OPT:MAX, as three numbers: least, usual, most."""
 
@@ -218,7 +234,7 @@ class SecondsType(click.FloatRange):
         return seconds
 
 
-SIZE, GRID, LIST, NUMBERS, RANGE = SizeType(), GridType(), ListType(), NumbersType(), RangeType()
+SIZE, GRID, LIST, NUMBERS, RANGE, SCALE = SizeType(), GridType(), ListType(), NumbersType(), RangeType(), ScaleType()
 PAIR, ROTATION = PairType(), RotationType()
 
 

@@ -9,7 +9,7 @@ import click
 
 from dkcam.errors import ExportError, install
 from dkcam.fields import RESIZE_MODES, TASKS
-from dkcam.tools.cli import GRID, LIST, NUMBERS, RANGE, SIZE, Command, progress_line, user_errors, version_option
+from dkcam.tools.cli import GRID, LIST, NUMBERS, RANGE, SCALE, SIZE, Command, progress_line, user_errors, version_option
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -40,7 +40,7 @@ from dkcam.tools.cli import GRID, LIST, NUMBERS, RANGE, SIZE, Command, progress_
     "--mean", type=NUMBERS, help="What the network subtracts from R,G,B (values times --scale). Default: the file's, or ImageNet's."
 )
 @click.option("--std", type=NUMBERS, help="What it divides R,G,B by then.")
-@click.option("--scale", type=float, help="What it multiplies values 0..255 by, first.  [default: 1/255]")
+@click.option("--scale", type=SCALE, help="What it multiplies values 0..255 by, first: (x * scale - mean) / std.  [default: 1/255]")
 @click.option("--channels", type=click.Choice(["rgb", "bgr"]), help="The order in which the network takes colours.  [default: rgb]")
 @click.option("--resize", type=click.Choice(RESIZE_MODES), help="How frames reach the network's size.")
 @click.option("--fill", type=click.IntRange(0, 255), help="Grey of a letterbox's bars.  [default: 114]")

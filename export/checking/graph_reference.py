@@ -62,15 +62,17 @@ class GraphReference:
         if nudge:
             signs = torch.randint(-1, 2, pixels.shape, generator=torch.Generator().manual_seed(nudge))
             pixels = pixels * (1 + signs * EPSILON)
-        names = [layer.name for layer in self.layers]
         score = self.task.found.scores.name or ""
-        found = self._interpreter.evaluate({"image": pixels}, [*names, score], leaves=names, seen=self.seen, moved=self.moved)
-        values, weights, own = self._scores(found[score], torch.from_numpy(classes))
-        chosen = own if explained is None else torch.from_numpy(explained)
-        parts = [
-            self._maps(found[layer.name], layer, torch.stack([weights(chosen, k) for k in range(chosen.shape[1])]), keep_gradient)
-            for layer in self.layers
-        ]
+        values: dict[str, Tensor] = {}
+        parts = []
+        for layer in self.layers:  # each by itself: one may lie behind another
+            found = self._interpreter.evaluate(
+                {"image": pixels}, [layer.name, score], leaves=[layer.name], seen=self.seen, moved=self.moved
+            )
+            values, weights, own = self._scores(found[score], torch.from_numpy(classes))
+            chosen = own if explained is None else torch.from_numpy(explained)
+            scalars = torch.stack([weights(chosen, k) for k in range(chosen.shape[1])])
+            parts.append(self._maps(found[layer.name], layer, scalars, keep_gradient))
         magnitudes = {"logits": values["logits"].abs().amax(1, keepdim=True).expand_as(values["logits"])}
         if len(parts) == 1:
             values |= parts[0][0]

@@ -60,7 +60,7 @@ def verify_detect(
         others = tuple(name for name in subject.outputs if name != "explained")
         found = judge_all(subject, others, kinds, given, truth, singles, classes)
         if not all(row.passed for row in found):
-            engine = replace(exact, moved=plain_network.values(image))
+            engine = replace(exact, seen={}, moved=plain_network.values(image))
             singles.append(engine.answer(image, classes, followed))
             found = judge_all(subject, others, kinds, given, truth, singles, classes)
         if "explained" in subject.outputs:

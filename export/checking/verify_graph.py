@@ -80,7 +80,7 @@ def verify_graph(data: bytes, subject: Subject, batches: Sequence[tuple[Sequence
         singles = [plain.answer(image, classes, picked, nudge, keep) for nudge in range(DRAWS)]
         found = judge_all(subject, subject.outputs, kinds, given, truth, singles, classes)
         if not all(row.passed for row in found):
-            engine = replace(exact, moved=plain_network.values(image))
+            engine = replace(exact, seen={}, moved=plain_network.values(image))
             singles.append(engine.answer(image, classes, picked, keep_gradient=keep))
             found = judge_all(subject, subject.outputs, kinds, given, truth, singles, classes)
         for row in found:

@@ -162,7 +162,8 @@ def _numbers(flag: str, given: tuple[float, ...] | None, channels: int, default:
     if given is None:
         return (default,) * channels
     if len(given) not in (1, channels) or not all(math.isfinite(number) for number in given):
-        raise _flag_error(flag, given, f"{'one number' if channels == 1 else 'three numbers (R,G,B) or one for all'}")
+        wanted = "one number, since the network takes grey pictures" if channels == 1 else "three numbers (R,G,B) or one for all"
+        raise _flag_error(flag, given, wanted)
     return tuple(given) if len(given) == channels else tuple(given) * channels
 
 

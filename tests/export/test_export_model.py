@@ -78,11 +78,23 @@ def test_what_cannot_be_is_said_and_nothing_is_written(tmp_path: Path) -> None:
         dkcam.export_model(module, path, size=SIZE, precision="int8")
     with pytest.raises(ExportError, match="2 labels"):
         dkcam.export_model(module, path, size=SIZE, labels=["stop", "yield"])
+    with pytest.raises(ExportError, match=r"size 96: expected \(height, width\)"):
+        dkcam.export_model(module, path, size=96)
+    with pytest.raises(ExportError, match=r"labels is the text 'names\.txt'; expected a list"):
+        dkcam.export_model(module, path, size=SIZE, labels="names.txt")
     assert not path.exists()
     path.write_bytes(b"the user's own network")
     with pytest.raises(ExportError, match="was not written by dkcam"):
         dkcam.export_model(module, path, size=SIZE)
     assert path.read_bytes() == b"the user's own network"
+
+
+def test_a_module_for_grey_pictures(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    exported = dkcam.export_model(module, tmp_path / "model.onnx", size=SIZE, channels="gray", mean=(0.5,), std=(0.5,))
+    assert exported.spec.provenance.verified and exported.spec.input.channels == "gray"
+    assert "data=" not in repr(exported)
 
 
 def test_the_package_alone_imports_no_torch() -> None:

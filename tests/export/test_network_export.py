@@ -296,3 +296,35 @@ def test_an_operator_after_which_no_layer_works_is_named(monkeypatch: pytest.Mon
     monkeypatch.delitem(RULES, "Gemm")
     with pytest.raises(ExportError, match=r"no gradient passes Gemm .*; no layer comes after it$"):
         explained(Convolutional(Head(5)))
+
+
+def test_layers_one_behind_the_other_are_verified() -> None:
+    torch.manual_seed(0)
+    module = Convolutional(Head(5))
+    found = explained(module, ExportOptions(layer="stage1,stage2"))
+    assert len(found.spec.explanation.layers) == 2
+    image = picture()
+    said = run(found.data, LEVELS[3], {"image": image, "classes": np.array([3])})["heatmap"][0, 0]
+    one, two = (by_module(module, part, image, lambda y: y[0, 3])[0][0] for part in (module.stage1, module.stage2))
+    fine = torch.nn.functional.interpolate((two / two.max())[None, None], size=one.shape, mode="bilinear", align_corners=False)[0, 0]
+    truth = ((one / one.max() + fine) / 2).numpy()
+    assert np.abs(said - truth).max() <= 1e-4 * truth.max()
+
+
+def test_what_is_assumed_of_a_grey_network_is_said() -> None:
+    torch.manual_seed(0)
+
+    class Grey(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stage, self.fc = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU()), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.stage(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(Grey().eval(), (torch.zeros(1, 1, *SIZE),), buffer, dynamo=False)  # type: ignore[arg-type]
+    found = export_network(open_model(onnx.load_from_string(buffer.getvalue()), "grey.onnx"), PLAIN)
+    assert any("grey values of 0..1" in note for note in found.notes) and not any("ImageNet" in note for note in found.notes)
