@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -22,6 +24,9 @@ from torch import Tensor
 
 from dkcam.export.derivative.sweep import activated, ancestors
 from dkcam.export.parity import TOLERANCE
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 Outputs = Mapping[str, NDArray[np.generic]]
 Ask = Callable[[NDArray[np.generic], NDArray[np.int64], Sequence[str]], Outputs]
@@ -122,27 +127,36 @@ class PlainNetwork:
     """The network as it was before anything was explained, in the engine. layers, scores: names of values."""
 
     def __init__(self, model: ir.Model, layers: Sequence[str], scores: Sequence[str]) -> None:
-        self._model, self._names = model, list(dict.fromkeys([*layers, *_read(model, layers, scores), *scores]))
+        self._model, self._layers, self._scores = model, layers, scores
+        self._names: list[str] = []
         self._ask: Ask | None = None
 
     def values(self, image: NDArray[np.generic]) -> dict[str, Tensor]:
         """What the engine finds for the layers, the scores, and all that decides a gradient between them."""
-        if self._ask is None:
+        if self._ask is None:  # most networks are never asked
+            read = _read(self._model, self._layers, self._scores)
+            self._names = list(dict.fromkeys([*self._layers, *read, *self._scores]))
             data = bytes(ir.to_proto(self._model).SerializeToString())
             self._ask = in_onnxruntime(with_outputs(data, self._names), optimised=True)
         found = self._ask(image, np.array([], np.int64), self._names)
         return {name: torch.from_numpy(np.asarray(found[name])) for name in self._names}
 
 
-def in_onnxruntime(data: bytes, *, optimised: bool) -> Ask:
-    """A file in ONNX Runtime alone, on the processor."""
+def open_session(path: Path | bytes, *, optimised: bool = True) -> onnxruntime.InferenceSession:
+    """A file in ONNX Runtime alone, on the processor. Errors: ONNX Runtime's own."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    given = path if isinstance(path, bytes) else str(path)
+    return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+
+
+def in_onnxruntime(data: bytes, *, optimised: bool) -> Ask:
+    """A file's answers in ONNX Runtime alone."""
+    session = open_session(data, optimised=optimised)
     inputs = {each.name for each in session.get_inputs()}
 
     def ask(image: NDArray[np.generic], classes: NDArray[np.int64], names: Sequence[str]) -> Outputs:

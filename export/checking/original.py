@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from dkcam.export.checking.engine import open_session
 from dkcam.export.networks.picture import PictureInput
 from dkcam.export.networks.torch_module import flat
 from dkcam.export.parity import CEILING, TOLERANCE, Row
@@ -49,12 +50,7 @@ class FileSession:
     """A plain session of ONNX Runtime on the user's own file."""
 
     def __init__(self, path: Path | bytes) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        given = path if isinstance(path, bytes) else str(path)
-        self._session = onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+        self._session = open_session(path)
 
     def takes(self, image: Array) -> bool:
         shape = self._session.get_inputs()[0].shape

@@ -56,10 +56,11 @@ def test_the_parser_takes_the_other_heads(variant: str) -> None:
     parse(write_graph(checkpoint, make_spec(checkpoint, ExportOptions(size=(64, 96)))))
 
 
-def parse(data: bytes) -> None:
+def parse(data: bytes) -> tuple[trt.Builder, trt.INetworkDefinition]:
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     assert parser.parse(data), [parser.get_error(i).desc() for i in range(parser.num_errors)]
     assert network.num_outputs > 0
+    return builder, network

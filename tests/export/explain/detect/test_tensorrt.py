@@ -6,6 +6,7 @@ import pytest
 
 from dkcam.export.explain.cam import METHODS
 from tests.export.explain.detect.test_detect import CASES, explained, opened
+from tests.export.test_tensorrt_parser import parse
 from tests.marks import some
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (pip install tensorrt-rtx-cu13)")
@@ -28,11 +29,7 @@ def test_every_method_is_built(method: str) -> None:
 
 def build(data: bytes) -> None:
     """Parsing alone would take what no kernel runs."""
-    logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
-    assert parser.parse(data), [parser.get_error(i).desc() for i in range(parser.num_errors)]
+    builder, network = parse(data)
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     for one in (network.get_input(i) for i in range(network.num_inputs)):
         shape = tuple(one.shape)
