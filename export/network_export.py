@@ -37,9 +37,9 @@ from dkcam.export.precision.build import Subject as LowSubject
 from dkcam.export.precision.build import build
 from dkcam.export.precision.lower import lower
 from dkcam.export.precision.numerics import Numerics
-from dkcam.export.prepare import DEFAULT_OUTPUTS, Prepared, prepare
+from dkcam.export.prepare import DEFAULT_OUTPUTS, OWN, Prepared, prepare
 from dkcam.export.writer import Dimension
-from dkcam.fields import OUTPUTS
+from dkcam.fields import MAPS, OUTPUTS
 from dkcam.printable import printable
 from dkcam.spec import ExplanationSpec, InputSpec, ModelSpec, NetworkSpec, Provenance
 
@@ -65,7 +65,7 @@ def with_sample(network: Network) -> Network:
 
 def describe(network: Network, options: ExportOptions) -> tuple[Prepared, ModelSpec]:
     """The network made ready, which uses it up, and the spec of its file before verification. Errors: ExportError."""
-    own = [name for name in options.outputs or () if name not in OUTPUTS]
+    fixed, own = _asked(options, network.names)
     labels = options.labels or network.labels or ()
     prepared = prepare(
         network, kind=options.input, task=options.task, layers=options.layers, named=own, labels=len(labels), decode=options.decode
@@ -76,7 +76,21 @@ def describe(network: Network, options: ExportOptions) -> tuple[Prepared, ModelS
         raise ExportError(f"--classes {options.explain}: the network has {prepared.classes} classes")
     if options.samples or options.mask_ratio is not None:
         raise ExportError("--samples and --mask-ratio are about DropKey masks, which our ResNet-50 alone has; leave them out")
-    return prepared, _spec(network, options, prepared, _outputs(options, prepared), labels)
+    return prepared, _spec(network, options, prepared, _outputs(fixed, prepared), labels)
+
+
+def _asked(options: ExportOptions, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(fixed outputs, outputs of the network by its own names) among those asked for.
+
+    A name that is both means the network's where it has several outputs and no map is asked for: ``--outputs logits`` of a network
+    that gives logits and features.
+    """
+    asked = list(options.outputs or ())
+    own = [name.removeprefix(OWN) for name in asked if name.startswith(OWN) and name not in names]
+    rest = [name for name in asked if name in names or not name.startswith(OWN)]
+    if len(names) > 1 and all(name in names for name in rest) and not set(rest) & set(MAPS):
+        return [], own + rest
+    return [name for name in rest if name in OUTPUTS], own + [name for name in rest if name not in OUTPUTS]
 
 
 def export_network(
@@ -129,7 +143,11 @@ def _export(
     else:
         check_score(prepared.model, prepared.task, {"image": batches[0][2]}, np.random.default_rng(0))
         parity = verify_graph(data, subject, judged, _run)
-    names = {output.name or "": new for output, new in zip(network.outputs, prepared.own, strict=False) if new in _kept(prepared, options)}
+    names = {
+        output.name or "": new
+        for output, new in zip(network.outputs, prepared.own, strict=False)
+        if new in _kept(prepared, options, network.names)
+    }
     if original is not None and names:
         rows, why = _unchanged(data, original, network, batches[0], names)
         parity, notes = replace(parity, rows=(*parity.rows, *rows)), (*notes, *why)
@@ -164,21 +182,20 @@ def _write(network: Network, options: ExportOptions, spec: ModelSpec, numerics: 
     if numerics is not None:
         lower(prepared.model, numerics, prepared.boundary(), tuple(layer.name for layer in prepared.layers))
     told = spec.explanation
-    wanted = Wanted(prepared.layers, told.method, told.count, told.per_image, told.outputs, _kept(prepared, options))
+    wanted = Wanted(prepared.layers, told.method, told.count, told.per_image, told.outputs, _kept(prepared, options, network.names))
     model = prepared.write(wanted)
     store_half(model)
     return to_bytes(model, spec)
 
 
-def _kept(prepared: Prepared, options: ExportOptions) -> Mapping[str, ir.Value]:
-    """The network's own outputs that stay: those that are named, else all."""
-    named = [name for name in options.outputs or () if name not in OUTPUTS]
-    return {name: value for name, value in prepared.own.items() if not named or name in named}
+def _kept(prepared: Prepared, options: ExportOptions, names: Sequence[str]) -> Mapping[str, ir.Value]:
+    """The network's own outputs that stay: those that are named, else all. names: of all of them."""
+    _, named = _asked(options, names)
+    return {name: value for name, value in prepared.own.items() if not named or name.removeprefix(OWN) in named}
 
 
-def _outputs(options: ExportOptions, prepared: Prepared) -> tuple[str, ...]:
+def _outputs(fixed: Sequence[str], prepared: Prepared) -> tuple[str, ...]:
     """Fixed names in their fixed order."""
-    fixed = [name for name in options.outputs or () if name in OUTPUTS]
     defaults = DEFAULT_OUTPUTS[prepared.task.kind]
     if len(prepared.layers) > 1 or prepared.plan is not None:
         defaults = tuple(name for name in defaults if name != "weights")

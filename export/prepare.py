@@ -32,6 +32,7 @@ DEFAULT_OUTPUTS: Mapping[str, tuple[str, ...]] = {
     "regress": ("logits", "explained", "weights", "heatmap"),
 }
 FIXED = ("image", "classes", "key_mask", *OUTPUTS)
+OWN = "network."  # before an output of the network whose name is one of these
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def prepare(
     """
     model = network.model
     outputs = list(model.graph.outputs)
-    names = [output.name or f"output_{i}" for i, output in enumerate(outputs)]
+    names = network.names
     unknown = [name for name in named if name not in names]
     if unknown:
         raise ExportError(
@@ -107,7 +108,7 @@ def prepare(
         chosen = plan.layers
     else:
         chosen = (found.coarsest() if found_task.kind == "dense" else found.default(),)
-    own = {name if name not in FIXED else f"network.{name}": value for name, value in zip(names, outputs, strict=True) if _known(value)}
+    own = {name if name not in FIXED else f"{OWN}{name}": value for name, value in zip(names, outputs, strict=True) if _known(value)}
     count = plan.layout.first + plan.raw.classes if plan is not None else _count(found_task)
     return Prepared(model, shape_of(image)[0], found_task, chosen, found, own, count, plan=plan)
 

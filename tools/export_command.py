@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from dkcam.errors import ExportError, install
-from dkcam.fields import RESIZE_MODES, TASKS
+from dkcam.fields import CHANNELS, RESIZE_MODES, TASKS
 from dkcam.tools.cli import GRID, LIST, NUMBERS, RANGE, SCALE, SIZE, Command, progress_line, user_errors, version_option
 
 
@@ -41,7 +41,7 @@ from dkcam.tools.cli import GRID, LIST, NUMBERS, RANGE, SCALE, SIZE, Command, pr
 )
 @click.option("--std", type=NUMBERS, help="What it divides R,G,B by then.")
 @click.option("--scale", type=SCALE, help="What it multiplies values 0..255 by, first: (x * scale - mean) / std.  [default: 1/255]")
-@click.option("--channels", type=click.Choice(["rgb", "bgr"]), help="The order in which the network takes colours.  [default: rgb]")
+@click.option("--channels", type=click.Choice(CHANNELS), help="The order in which the network takes colours, or gray.  [default: rgb]")
 @click.option("--resize", type=click.Choice(RESIZE_MODES), help="How frames reach the network's size.")
 @click.option("--fill", type=click.IntRange(0, 255), help="Grey of a letterbox's bars.  [default: 114]")
 @click.option(

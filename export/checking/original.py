@@ -13,7 +13,7 @@ from torch import nn
 
 from dkcam.export.checking.engine import open_session
 from dkcam.export.networks.picture import PictureInput
-from dkcam.export.networks.torch_module import flat
+from dkcam.export.networks.torch_module import device_of, flat
 from dkcam.export.parity import CEILING, TOLERANCE, Row
 
 Array = NDArray[Any]
@@ -71,10 +71,10 @@ def open_original(path: Path) -> FileSession | None:
 
 
 class TorchSession:
-    """A torch module, in evaluation mode; its outputs in the order in which torch's exporter writes them."""
+    """A torch module, in evaluation mode. names: of its outputs in the graph, in the order in which torch's exporter writes them."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
+    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
+        self._module, self._names = module, names
 
     def takes(self, image: Array) -> bool:
         return True
@@ -82,13 +82,15 @@ class TorchSession:
     def said(self, image: Array, names: Sequence[str]) -> list[Array]:
         states = {one: one.training for one in self._module.modules()}
         self._module.eval()
+        given = torch.from_numpy(image).to(device_of(self._module))
         try:
             with torch.no_grad():
-                found = [value for value in flat(self._module(torch.from_numpy(image))) if isinstance(value, torch.Tensor)]
+                found = [value for value in flat(self._module(given)) if isinstance(value, torch.Tensor)]
         finally:
             for one, state in states.items():
                 one.training = state
-        return [value.cpu().numpy() for value in found[: len(names)]]
+        by_name = dict(zip(self._names, found, strict=True))
+        return [by_name[name].cpu().numpy() for name in names]
 
 
 def compare(session: Session, image: Array, said: Mapping[str, Array], names: Mapping[str, str], kind: str) -> list[Row]:

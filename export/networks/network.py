@@ -49,3 +49,8 @@ class Network:
     @property
     def graph(self) -> ir.Graph:
         return self.model.graph
+
+    @property
+    def names(self) -> list[str]:
+        """Of the outputs."""
+        return [output.name or f"output_{i}" for i, output in enumerate(self.outputs)]

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from dkcam.errors import ExportError
 from dkcam.export.networks.refuse import refusal
+from dkcam.fields import CHANNELS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -122,8 +123,8 @@ def picture_of(image: ir.Value, layout: str, channels: int, metadata: Mapping[st
     elif not ultralytics:
         assumed = True
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (mean, std)
-    if flags.channels is not None and (flags.channels not in ("rgb", "bgr") or channels == 1):
-        expected = "none: the network takes one channel" if channels == 1 else "rgb or bgr"
+    if flags.channels is not None and (flags.channels not in CHANNELS or (flags.channels == "gray") != (channels == 1)):
+        expected = "gray: the network takes one channel" if channels == 1 else "rgb or bgr"
         raise refusal(f"--channels {flags.channels}: {source} expects {expected}")
     resize = "stretch" if not ultralytics else "crop" if metadata.get("task") == "classify" else "letterbox"
     return PictureInput(

@@ -76,35 +76,44 @@ def path_in(module: nn.Module, part: nn.Module) -> str:
     raise ExportError(f"layer: this {type(part).__name__} is not part of the network; expected one of its modules, or a name")
 
 
-def to_onnx(module: nn.Module, size: tuple[int, int], channels: int = 3, batch: int = 1) -> onnx.ModelProto:
-    """The module's graph for pictures float32 [batch, channels, height, width], in evaluation mode; the module stays as it was.
+def to_onnx(module: nn.Module, size: tuple[int, int], channels: str | None = None, batch: int = 1) -> onnx.ModelProto:
+    """The module's graph for pictures float32 [batch, 3, height, width], in evaluation mode; the module stays as it was.
 
-    Its nodes say which module they belong to. Errors: ExportError with the exporter's own first line.
+    channels: "gray" for pictures [batch, 1, …], else "rgb", "bgr" or None. Nodes say which module they belong to. Errors: ExportError
+    with the exporter's own first line.
     """
     states = {one: one.training for one in module.modules()}
     module.eval()
-    picture = torch.zeros(batch, channels, *size, device=next((p.device for p in module.parameters()), None))
+    picture = torch.zeros(batch, 1 if channels == "gray" else 3, *size, device=device_of(module))
     try:
         with torch.inference_mode():
             said = module(picture)
         if not any(isinstance(one, Tensor) for one in flat(said)):
             raise ExportError(f"the module returns a {type(said).__name__}; expected a tensor, or a tuple or dict of tensors")
-        return _export(module, picture)
+        return _export(module, picture, _names(said))
     except ExportError:
         raise
     except Exception as error:  # whatever the user's code or the exporter raises, in one line
         first = str(error).strip().splitlines()
         raise ExportError(
             f"the module does not take a picture {tuple(picture.shape)}, or torch cannot export it: {type(error).__name__}: "
-            f"{printable(first[0]) if first else ''}"[:400]
+            f"{printable(first[0][:300]) if first else ''}; expected a module that takes one picture [B, 3, H, W], or with --channels gray "
+            "[B, 1, H, W]"
         ) from error
     finally:
         for one, state in states.items():
             one.training = state
 
 
-def _export(module: nn.Module, picture: Tensor) -> onnx.ModelProto:
-    """By torch's exporter of today; where that cannot, by the one before."""
+def _names(said: Any) -> list[str] | None:
+    """What a module that returns a dict of tensors calls them."""
+    if not isinstance(said, Mapping) or not all(isinstance(name, str) and isinstance(one, Tensor) for name, one in said.items()):
+        return None
+    return list(said)
+
+
+def _export(module: nn.Module, picture: Tensor, names: list[str] | None) -> onnx.ModelProto:
+    """By torch's exporter of today; where that cannot, by the one before. names: of its outputs, None for the exporter's own."""
     errors: list[Exception] = []
     for dynamo in (True, False):
         buffer = io.BytesIO()
@@ -112,7 +121,7 @@ def _export(module: nn.Module, picture: Tensor) -> onnx.ModelProto:
             with _quiet():
                 target: Any = None if dynamo else buffer
                 program = torch.onnx.export(
-                    module, (picture,), target, dynamo=dynamo, opset_version=OPSET, input_names=["image"], verbose=False
+                    module, (picture,), target, dynamo=dynamo, opset_version=OPSET, input_names=["image"], output_names=names, verbose=False
                 )
         except Exception as error:
             errors.append(error)
@@ -121,6 +130,11 @@ def _export(module: nn.Module, picture: Tensor) -> onnx.ModelProto:
             return program.model_proto
         return onnx.load_from_string(buffer.getvalue())
     raise errors[0]
+
+
+def device_of(module: nn.Module) -> torch.device | None:
+    """Where its first parameter is, None without parameters."""
+    return next((parameter.device for parameter in module.parameters()), None)
 
 
 def flat(value: Any) -> Iterator[Any]:

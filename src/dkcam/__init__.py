@@ -6,7 +6,8 @@
 >>> explanation.top(3), explanation.heatmap  # scores, float32 [K, h, w]
 >>> picture = explanation.overlay(frame)
 
-``dkcam.export_model(module, "model.onnx", size=(384, 640))`` writes such a file from a torch module.
+``dkcam.export_model(module, "model.onnx", size=(384, 640))`` writes such a file from a torch module; ``dkcam.list_layers`` says where
+in it a heatmap can be taken.
 """
 
 from __future__ import annotations
@@ -16,18 +17,19 @@ from typing import TYPE_CHECKING, Any
 from dkcam.errors import DkcamError
 
 if TYPE_CHECKING:
-    from dkcam.export.export_model import export_model
+    from dkcam.export.export_model import export_model, list_layers
     from dkcam.runtime.explainer import Explainer, load
     from dkcam.runtime.explanation import Explanation
 
 __version__ = "0.1.0"
-__all__ = ["DkcamError", "Explainer", "Explanation", "export_model", "load"]
+__all__ = ["DkcamError", "Explainer", "Explanation", "export_model", "list_layers", "load"]
 
 _HOMES = {
     "Explainer": "dkcam.runtime.explainer",
     "load": "dkcam.runtime.explainer",
     "Explanation": "dkcam.runtime.explanation",
     "export_model": "dkcam.export.export_model",
+    "list_layers": "dkcam.export.export_model",
 }
 
 

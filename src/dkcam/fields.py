@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 OUTPUTS = ("logits", "probabilities", "explained", "boxes", "scores", "weights", "heatmap", "heatmap_std", "gradient", "features")
+MAPS = ("weights", "heatmap", "heatmap_std", "gradient", "features")  # outputs that are about the explained layer
 METHODS = ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam")
 RESIZE_MODES = ("stretch", "letterbox", "crop")
 VARIANTS = ("plain", "dropout", "dropkey")

@@ -7,6 +7,7 @@ from pathlib import Path
 from subprocess import run
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -72,7 +73,7 @@ def test_what_cannot_be_is_said_and_nothing_is_written(tmp_path: Path) -> None:
     path, module = tmp_path / "model.onnx", signs()
     with pytest.raises(ExportError, match="this Linear is not part of the network"):
         dkcam.export_model(module, path, size=SIZE, layer=nn.Linear(1, 1))
-    with pytest.raises(ExportError, match=r"takes a torch\.nn\.Module, not a str"):
+    with pytest.raises(ExportError, match=r"is a str, expected a torch\.nn\.Module"):
         dkcam.export_model("signs.onnx", path, size=SIZE)
     with pytest.raises(ExportError, match="int8 needs pictures"):
         dkcam.export_model(module, path, size=SIZE, precision="int8")
@@ -95,6 +96,50 @@ def test_a_module_for_grey_pictures(tmp_path: Path) -> None:
     exported = dkcam.export_model(module, tmp_path / "model.onnx", size=SIZE, channels="gray", mean=(0.5,), std=(0.5,))
     assert exported.spec.provenance.verified and exported.spec.input.channels == "gray"
     assert "data=" not in repr(exported)
+
+
+class Named(nn.Module):
+    """Returns a dict, one of whose keys is an output's fixed name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(3, 8, 3, 4, 1), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = self.stem(x).relu()
+        return {"parts": x, "logits": self.fc(x.mean((2, 3)))}
+
+
+def test_the_keys_of_a_dict_name_outputs(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(ExportError, match=r"parts 1x8x16x24, logits 1x3; name one with outputs, and its task$"):
+        dkcam.export_model(Named(), tmp_path / "model.onnx", size=SIZE)
+    for asked in (["logits"], ["network.logits", "probabilities", "explained", "heatmap"]):
+        exported = dkcam.export_model(Named(), tmp_path / "model.onnx", size=SIZE, outputs=asked, labels=["a", "b", "c"])
+        assert exported.spec.task == "classify" and "heatmap" in exported.spec.explanation.outputs
+        explainer = dkcam.load(tmp_path / "model.onnx", device="cpu")
+        assert explainer(np.zeros((*SIZE, 3), np.uint8)).heatmap.shape == (1, 16, 24)
+        names = [output.name for output in onnx.load(tmp_path / "model.onnx").graph.output]
+        assert "network.logits" in names and "parts" not in names
+
+
+def test_layers_are_listed_and_each_works(tmp_path: Path) -> None:
+    listed = dkcam.list_layers(signs(), size=SIZE)
+    assert [one.name for one in listed if one.default] == ["blocks.1.1"]
+    assert {one.map for one in listed} == {(32, 48), (16, 24), (8, 12)}
+    for one in listed:
+        exported = dkcam.export_model(signs(), tmp_path / "model.onnx", size=SIZE, layer=one.name, verify=False)
+        assert exported.spec.explanation.map_sizes == (one.map,)
+
+
+def test_messages_speak_of_arguments(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    with pytest.raises(ExportError, match=r"^layer nothing: .*; dkcam\.list_layers shows all$"):
+        dkcam.export_model(signs(), path, size=SIZE, layer="nothing")
+    with pytest.raises(ExportError, match=r"to have 3 channels, but got 1.*or with channels gray \[B, 1, H, W\]$"):
+        dkcam.export_model(signs(), path, size=SIZE, channels="gray")
+    notes = dkcam.export_model(signs(), path, size=SIZE, verify=False).notes
+    assert notes[0].endswith("say mean, std and scale") and "--" not in "".join(notes)
 
 
 def test_the_package_alone_imports_no_torch() -> None:

@@ -99,6 +99,6 @@ def open_source(place: Destination, options: ExportOptions, picture: PictureFlag
             "--dynamic: a torch module is exported at one size and batch; export it to ONNX with dynamic axes, and give that file"
         )
     module = from_callable(place.model, weights)
-    proto = to_onnx(module, options.size, batch=options.batch[0])
+    proto = to_onnx(module, options.size, picture.channels, options.batch[0])
     network = open_model(proto, place.model, size=options.size, batch=options.batch, picture=picture)
-    return NetworkSource(network, TorchSession(module))
+    return NetworkSource(network, TorchSession(module, network.names))
