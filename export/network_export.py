@@ -20,11 +20,12 @@ from dkcam.engines.progress import Report, silent
 from dkcam.errors import ExportError
 from dkcam.export.assemble import Wanted, to_bytes
 from dkcam.export.camera import CONDITIONS, camera_pictures
+from dkcam.export.checking.comparison import Subject
 from dkcam.export.checking.engine import Outputs
 from dkcam.export.checking.original import Session, compare, network_input
 from dkcam.export.checking.score_check import check_score
 from dkcam.export.checking.verify_detect import ANY, check_scores, verify_detect
-from dkcam.export.checking.verify_graph import Subject, verify_graph
+from dkcam.export.checking.verify_graph import verify_graph
 from dkcam.export.derivative.rule import UnsupportedOperator
 from dkcam.export.derivative.sweep import activated
 from dkcam.export.exported import Exported

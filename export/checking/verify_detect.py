@@ -6,7 +6,6 @@ Judged on a file that takes boxes of any score, however unsure: a network that f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -14,14 +13,15 @@ import torch
 from numpy.typing import NDArray
 
 from dkcam.errors import ExportError
+from dkcam.export.checking.comparison import Comparison, Subject
 from dkcam.export.checking.detect_reference import Detection, DetectReference
-from dkcam.export.checking.engine import File, Outputs, PlainNetwork, Run
+from dkcam.export.checking.engine import Outputs, Run
 from dkcam.export.checking.interpreter import Interpreter
-from dkcam.export.checking.kinks import follow, kinks_between
-from dkcam.export.checking.verify_graph import DRAWS, Subject, dependence, judge_all
+from dkcam.export.checking.kinks import kinks_between
 from dkcam.export.derivative.sweep import activated, ancestors
 from dkcam.export.explain.detect.plan import DetectPlan
-from dkcam.export.parity import TOLERANCE, Parity, Row, worse
+from dkcam.export.parity import TOLERANCE, Parity, Row
+from dkcam.export.reference import Answer
 from dkcam.printable import printable
 
 ANY = 1e-6  # a score that every box has
@@ -34,45 +34,32 @@ def verify_detect(
     data: bytes, subject: Subject, plan: DetectPlan, batches: Sequence[tuple[Sequence[str], NDArray[np.generic]]], run: Run
 ) -> Parity:
     """Judge boxes, scores and the heat of each. plan, data: with ``ANY`` for a threshold. batches: see ``verify_graph``."""
-    layers, scores = [layer.name for layer in subject.layers], [value.name or "" for value in plan.scores]
-    kinks = kinks_between(subject.model, layers, scores)
-    names = [kink.name for kink in kinks]
-    file, plain_network = File(data, names, subject.count, subject.outputs, run), PlainNetwork(subject.model, layers, scores)
+    scores = [value.name or "" for value in plan.scores]
+    kinks = kinks_between(subject.model, [layer.name for layer in subject.layers], scores)
     exact = DetectReference(subject.model, plan, subject.layers, subject.spec.explanation.method)
-    plain = replace(exact, dtype=torch.float32)
+    held = Comparison(data, subject, exact, kinks, scores, run)
     rng = np.random.default_rng(0)
-    rows: dict[tuple[str, str], Row] = {}
-    maps: dict[int, list[NDArray[np.generic]]] = {}
-    passed = kinked = plainly = 0
-    counts: dict[str, int] = {}
     for kinds, image in batches:
         classes = np.r_[-np.arange(1, min(RANKS, plan.ranks) + 1), rng.permutation(plan.raw.classes)[:CLASSES] + plan.layout.first]
         classes = np.concatenate([classes, [-1] * (-len(classes) % (subject.count or 1))]).astype(np.int64)
-        said = file.said(image, classes)
-        given, plainly = said.outputs, plainly + said.plainly * len(kinds)
-        if names:
-            taken = follow(kinks, exact.values(image, names), said.seen, plain.values(image, names))
-            exact.seen, plain.seen = taken.values, {name: value.float() for name, value in taken.values.items()}
-            kinked, passed = kinked + taken.kinks, passed + taken.units
-        own, followed = _followed(exact, image, classes, given)
-        truth = exact.answer(image, classes, followed)
-        singles = [plain.answer(image, classes, followed, nudge) for nudge in range(DRAWS)]
-        others = tuple(name for name in subject.outputs if name != "explained")
-        found = judge_all(subject, others, kinds, given, truth, singles, classes)
-        if not all(row.passed for row in found):
-            engine = replace(exact, seen={}, moved=plain_network.values(image))
-            singles.append(engine.answer(image, classes, followed))
-            found = judge_all(subject, others, kinds, given, truth, singles, classes)
-        if "explained" in subject.outputs:
-            found += [_choice(kind, own[at], followed[at], given, at, subject) for at, kind in enumerate(kinds)]
-        for row in found:
-            rows[row.output, row.pictures] = worse(rows.get((row.output, row.pictures)), row)
-        for kind in kinds:
-            counts[kind] = counts.get(kind, 0) + 1
-        for k, wanted in enumerate(classes.tolist()):
-            maps.setdefault(wanted, []).extend(given["heatmap"][:, k])
-    ordered = tuple(rows[name, kind] for name in subject.outputs for kind in counts)
-    return Parity(ordered, dependence(maps), kinked, passed, 0.0, 0.0, counts, plan.raw.classes, plainly)
+        _judge(held, subject, kinds, image, classes)
+    return held.parity(plan.raw.classes)
+
+
+def _judge(
+    held: Comparison[DetectReference], subject: Subject, kinds: Sequence[str], image: NDArray[np.generic], classes: NDArray[np.int64]
+) -> None:
+    given = held.said(image, classes)
+    own, followed = _followed(held.exact, image, classes, given)
+
+    def answer(reference: DetectReference, nudge: int) -> Answer:
+        return reference.answer(image, classes, followed, nudge)
+
+    others = [name for name in subject.outputs if name != "explained"]
+    rows = held.rows(others, kinds, image, classes, given, answer(held.exact, 0), answer)
+    if "explained" in subject.outputs:
+        rows += [_choice(kind, own[at], followed[at], given, at, subject) for at, kind in enumerate(kinds)]
+    held.note(kinds, classes, given, rows)
 
 
 def _followed(
