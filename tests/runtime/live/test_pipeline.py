@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,21 @@ class Keep:
         return [result for result in self.results if not result.repeated]
 
 
+class Watch(Keep):
+    """A sink that ends a run once something is so."""
+
+    stop: threading.Event
+
+    def __init__(self, until: Callable[[], bool]) -> None:
+        super().__init__(pictures=False)
+        self._until = until
+
+    def write(self, result: Result) -> bool:
+        if self._until():
+            self.stop.set()
+        return True
+
+
 class Slow(Explainer):
     """Takes a fixed time for a batch."""
 
@@ -76,12 +92,23 @@ def batch_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(streams: list[Scripted], recovery: Recovery, sinks: list[Keep], seconds: float = 1.2, **options: Any) -> LivePipeline:
+def run(
+    streams: list[Scripted],
+    recovery: Recovery,
+    sinks: list[Keep],
+    seconds: float = 1.2,
+    until: Callable[[], bool] | None = None,
+    **options: Any,
+) -> LivePipeline:
+    """A pipeline that runs for so long, or until something is so, looked at after each result."""
     news = threading.Condition()
     cameras = [Camera(k, f"camera{k}", stream, news, timeout_s=30.0) for k, stream in enumerate(streams)]
     for camera in cameras:
         camera.start()
-    pipeline = LivePipeline(cameras, news, recovery, sinks, **options)  # type: ignore[arg-type]
+    watching = [] if until is None else [Watch(until)]
+    pipeline = LivePipeline(cameras, news, recovery, [*sinks, *watching], **options)  # type: ignore[arg-type]
+    for watch in watching:
+        watch.stop = pipeline.stop
     timer = threading.Timer(seconds, pipeline.stop.set)
     timer.daemon = True
     timer.start()
@@ -170,11 +197,19 @@ def test_a_picture_that_took_too_long_is_marked(model_file: Path) -> None:
 
 def test_controls_reach_the_next_frame(model_file: Path) -> None:
     sink, controls = Keep(), Controls(Style(alpha=0.0, speed=False))
-    threading.Timer(0.5, lambda: controls.change(classes=(2,))).start()
-    threading.Timer(1.0, lambda: controls.change(paused=True)).start()
-    run([Scripted(50)], plain(model_file), [sink], 1.8, controls=controls, max_age_s=0.4)
+
+    def reached() -> bool:
+        """After the first result another class, after its first heat a pause, after that pause shows the end."""
+        fresh, last = sink.fresh(), sink.results[-1:]
+        if fresh and controls.settings.classes is None:
+            controls.change(classes=(2,))
+        elif fresh and int(fresh[-1].explanation.explained[0]) == 2:
+            controls.change(paused=True)
+        return controls.settings.paused and bool(last) and last[0].repeated and last[0].age_ms > 400
+
+    run([Scripted(50)], plain(model_file), [sink], 30, reached, controls=controls, max_age_s=0.4)
     explained = [int(result.explanation.explained[0]) for result in sink.fresh()]
-    assert explained[-1] == 2
+    assert explained[-1] == 2 and 2 not in explained[:1]
     assert sink.results[-1].repeated and sink.results[-1].age_ms > 400  # paused: nothing new, and it shows
 
 
