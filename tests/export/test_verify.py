@@ -111,9 +111,11 @@ def test_a_changed_weight_is_caught() -> None:
         parity(tiny_checkpoint(), ExportOptions(size=SIZE), change).check()
 
 
-@pytest.mark.parametrize("row", [0, 1, 4])
 @pytest.mark.parametrize("size", some([1.0, 1e-3], [1e-3]))
-@pytest.mark.parametrize("layer", ["layer4", "layer3"])
+@pytest.mark.parametrize(
+    ("layer", "row"),
+    some([("layer4", 0), ("layer4", 1), ("layer4", 4), ("layer3", 0), ("layer3", 1), ("layer3", 4)], [("layer4", 0), ("layer3", 1)]),
+)
 def test_five_per_cent_in_one_class_is_caught_however_small_its_map(row: int, size: float, layer: str) -> None:
     checkpoint = shrunk(row, size)
     options = ExportOptions(size=SIZE, layer=layer, outputs=("logits", "explained", "heatmap"))
@@ -201,8 +203,9 @@ def test_a_heatmap_of_zeros_is_caught_though_autograd_agrees() -> None:
         found.check()
 
 
-@pytest.mark.parametrize("layer", ["layer4", "layer2"])
-@pytest.mark.parametrize("samples", [0, 3])
+@pytest.mark.parametrize(
+    ("layer", "samples"), some([("layer4", 0), ("layer4", 3), ("layer2", 0), ("layer2", 3)], [("layer4", 0), ("layer4", 3), ("layer2", 0)])
+)
 def test_classes_that_nothing_speaks_for_pass(layer: str, samples: int) -> None:
     def change(weight: torch.Tensor) -> torch.Tensor:
         weight[1], weight[2] = 0, -weight[2].abs()

@@ -48,14 +48,14 @@ def on_gpu(array: np.ndarray, **told: Any) -> SimpleNamespace:
     return SimpleNamespace(__cuda_array_interface__=interface | told, keep=array)
 
 
-@pytest.mark.parametrize("resize", ["stretch", "letterbox", "crop"])
+@pytest.mark.parametrize("resize", some(["stretch", "letterbox", "crop"], ["letterbox"]))
 @pytest.mark.parametrize("kind", some(["rgb8", "tensor"], ["rgb8"]))
 def test_explanations_and_overlays_are_the_processors(stream: Stream, tmp_path: Path, resize: str, kind: str) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(export(tiny_checkpoint(), ExportOptions(size=(64, 96), input=kind), check=False).data)
     gpu = dkcam.load(path, "tensorrt", explain=(-1, -2), resize=resize)
     cpu = dkcam.load(path, "cpu", explain=(-1, -2), resize=resize)
-    for seed in range(4):
+    for seed in range(2):
         image = frame(seed)
         wanted = cpu(image)
         for given in (gpu(image), gpu(on_gpu(image))):
@@ -74,7 +74,7 @@ def test_a_detectors_boxes_and_heat_are_the_processors(stream: Stream, tmp_path:
     path.write_bytes(square_finder(resize=resize, batch=1))
     gpu, cpu = dkcam.load(path, "tensorrt"), dkcam.load(path, "cpu")
     for places in ((("red", 1, 2), ("blue", 3, 7)), ()):
-        image = cv2.resize(squares(*places), (640, 384), interpolation=cv2.INTER_NEAREST)
+        image = cv2.resize(squares(*places), (320, 192), interpolation=cv2.INTER_NEAREST)
         wanted = cpu(image)
         for given in (gpu(image), gpu(on_gpu(image))):
             assert given.detections == wanted.detections and len(given.detections) == len(places)
