@@ -60,7 +60,7 @@ def test_the_plain_area_is_too_low_for_pointing() -> None:
     assert area_share((6, 10), area) < 0.004 and chance(np.ones((6, 10)), area)["pointing"] == pytest.approx(4 / 60)
 
 
-@pytest.mark.parametrize("shape", some(SHAPES, SHAPES[:3] + SHAPES[4:]))
+@pytest.mark.parametrize(("shape",), some([(shape,) for shape in SHAPES], [(shape,) for shape in SHAPES if shape != (24, 40)]))
 def test_the_chance_of_iou_is_of_the_same_map_at_any_place(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(2)
     found, everywhere, plain = [], [], []
