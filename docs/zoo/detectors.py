@@ -89,15 +89,23 @@ class YoloX(nn.Module):
 
 
 class Retina(nn.Module):
-    """RetinaNet: one head for all levels, nine anchors a cell; boxes as corners in pixels and sigmoid scores, two outputs."""
+    """RetinaNet: one head for all levels, nine anchors a cell; boxes as corners in pixels and sigmoid scores, two outputs.
 
-    def __init__(self, classes: int = CLASSES) -> None:
+    groups: of the group normalisation in its heads, 0 for none, as in the paper of 2017.
+    """
+
+    def __init__(self, classes: int = CLASSES, groups: int = 8) -> None:
         super().__init__()
         widths = (64, 128, 256)
         self.backbone, self.neck, self.count = Backbone(widths, nn.ReLU), Pyramid(widths, 64), classes
-        self.sort = nn.Sequential(*(nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.GroupNorm(8, 64), nn.ReLU()) for _ in range(2)))
-        self.place = nn.Sequential(*(nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.GroupNorm(8, 64), nn.ReLU()) for _ in range(2)))
+        self.sort, self.place = self.tower(groups), self.tower(groups)
         self.classes, self.boxes = nn.Conv2d(64, 9 * classes, 3, padding=1), nn.Conv2d(64, 36, 3, padding=1)
+
+    def tower(self, groups: int) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for _ in range(2):
+            layers += [nn.Conv2d(64, 64, 3, padding=1), *([nn.GroupNorm(groups, 64)] if groups else []), nn.ReLU()]
+        return nn.Sequential(*layers)
 
     def anchors(self, height: int, width: int, stride: int) -> Tensor:
         """(centre x, centre y, width, height) in pixels, [height·width·9, 4]."""
