@@ -36,7 +36,6 @@ from dkcam.export.passes.store_half import store_half
 from dkcam.export.pictures import Pictures
 from dkcam.export.precision.build import Subject as LowSubject
 from dkcam.export.precision.build import build
-from dkcam.export.precision.lower import lower
 from dkcam.export.precision.numerics import Numerics
 from dkcam.export.prepare import DEFAULT_OUTPUTS, OWN, Prepared, prepare
 from dkcam.export.writer import Dimension
@@ -181,7 +180,7 @@ def _write(network: Network, options: ExportOptions, spec: ModelSpec, numerics: 
     prepared, _ = describe(network.copy(), options)
     prepared = prepared if conf is None else prepared.with_threshold(conf)
     if numerics is not None:
-        lower(prepared.model, numerics, prepared.boundary(), tuple(layer.name for layer in prepared.layers))
+        prepared = prepared.lowered(numerics)
     told = spec.explanation
     wanted = Wanted(prepared.layers, told.method, told.count, told.per_image, told.outputs, _kept(prepared, options, network.names))
     model = prepared.write(wanted)

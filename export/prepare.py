@@ -21,6 +21,8 @@ from dkcam.export.explain.tasks import Task, find
 from dkcam.export.networks.network import Network
 from dkcam.export.networks.resnet50 import network_of, write_head
 from dkcam.export.passes.picture_in import embed
+from dkcam.export.precision.lower import lower
+from dkcam.export.precision.numerics import Numerics
 from dkcam.export.writer import Dimension, UnknownShape, Writer, shape_of
 from dkcam.fields import OUTPUTS
 from dkcam.printable import printable
@@ -64,6 +66,11 @@ class Prepared:
             return (self.found.default().name,)
         scores = self.plan.scores if self.plan is not None else (self.task.found.scores,)
         return tuple(value.name or "" for value in scores)
+
+    def lowered(self, numerics: Numerics) -> Prepared:
+        """The network in these numerics. The model is changed in place."""
+        lower(self.model, numerics, self.boundary(), tuple(layer.name for layer in self.layers))
+        return self if self.plan is None else replace(self, plan=self.plan.anew(self.model.graph))
 
     def with_threshold(self, conf: float) -> Prepared:
         """A detector that takes boxes from this score on."""

@@ -22,7 +22,7 @@ POINTWISE = frozenset(
     {
         *("Identity", "Cast", "Dropout", "Neg", "Abs", "Exp", "Log", "Sqrt", "Reciprocal", "Erf", "Softplus", "Softsign", "Tanh"),
         *("Relu", "LeakyRelu", "PRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Elu", "Celu", "Selu", "Mish", "Gelu", "Clip"),
-        *("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Where", "BatchNormalization"),
+        *("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Where", "BatchNormalization", "QuantizeLinear", "DequantizeLinear"),
     }
 )
 WEIGHTED = frozenset({"BatchNormalization"})  # its other inputs are one number a channel each
@@ -73,10 +73,14 @@ def head_of(graph: ir.Graph, scores: Sequence[ir.Value], shared: bool) -> Head |
     features = _features(order, scores, shared)
     if features is None:
         return None
-    inside = ancestors(scores)
-    active = activated(list(order), [features])
+    return between(graph, features, scores)
+
+
+def between(graph: ir.Graph, features: ir.Value, scores: Sequence[ir.Value]) -> Head:
+    """The head that reads ``features``, as its nodes are now."""
+    inside, active = ancestors(scores), activated(list(graph), [features])
     inside.discard(features.producer())
-    nodes = tuple(node for node in order if node in inside and any(output in active for output in node.outputs))
+    nodes = tuple(node for node in graph if node in inside and any(output in active for output in node.outputs))
     return Head(features, tuple(scores), nodes, _windows(graph, nodes, features, scores, active))
 
 

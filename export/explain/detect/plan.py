@@ -7,7 +7,7 @@ write   adds boxes, scores, explained and, where heads have windows, the heatmap
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -18,7 +18,7 @@ from dkcam.export.derivative.cotangent import Cotangent
 from dkcam.export.derivative.sweep import sweep
 from dkcam.export.explain import cam
 from dkcam.export.explain.detect import boxes, layouts, select
-from dkcam.export.explain.detect.heads import Head, head_of, last_maps
+from dkcam.export.explain.detect.heads import Head, between, head_of, last_maps
 from dkcam.export.explain.detect.heat import heat
 from dkcam.export.explain.detect.layout import Layout, Raw, raw
 from dkcam.export.explain.detect.seeds import Chosen, Places, Seed, by_channel, cells_of, chosen, places_of, seeds, whole
@@ -54,6 +54,10 @@ class DetectPlan:
     def scores(self) -> tuple[ir.Value, ...]:
         """All raw scores."""
         return tuple(value for level in self.raw.levels for value in (level.scores, level.objectness) if value is not None)
+
+    def anew(self, graph: ir.Graph) -> DetectPlan:
+        """The plan after passes over the network, which write its heads otherwise."""
+        return replace(self, heads=tuple(between(graph, head.features, head.scores) for head in self.heads))
 
     @property
     def settings(self) -> dict[str, str | float | int]:
