@@ -23,8 +23,8 @@ DATA = Path(os.environ.get("DKCAM_DATA", Path(__file__).resolve().parents[2] / "
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """A process takes up to 2 GB: torch, TensorRT and their engines."""
-    return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    """One more than there are cores, since a quarter of the time tests wait for cameras; at most four: each takes up to 2 GB."""
+    return min(4, 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
 
 
 @pytest.fixture(autouse=True)
