@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import ast
 import io
+import itertools
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch import nn
 
 from dkcam.errors import ExportError, ParityError
 from dkcam.export import network_export
+from dkcam.export.checking.engine import File
 from dkcam.export.checking.original import FileSession
 from dkcam.export.derivative.rule import RULES
 from dkcam.export.explain import cam
@@ -276,6 +279,15 @@ def test_a_wrong_map_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cam, "_weighted", lambda writer, *given: writer.mul(right(writer, *given), writer.number(1.001)))
     with pytest.raises(ParityError, match=r"heatmap of 'class .' differs from autograd by 1"):
         explained(Convolutional(Head(5)))
+
+
+def test_pictures_whose_ties_the_file_decides_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    said, batches = File.said, itertools.count()
+    monkeypatch.setattr(File, "said", lambda file, image, classes: replace(said(file, image, classes), plainly=next(batches) != 1))
+    torch.manual_seed(0)
+    exported = explained(Convolutional(Head(5)))
+    assert exported.parity is not None and exported.parity.plainly == 5
+    assert any(note.startswith("on 5 of 6 pictures ONNX Runtime's optimisations decide") for note in exported.notes)
 
 
 def test_an_operator_without_a_rule_is_named_with_the_nearest_layer_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
