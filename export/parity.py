@@ -226,3 +226,13 @@ def _judge_choice(
     return Row(
         "explained", pictures, len(errors), labels[int(truth[worst])], *map(float, (*sizes, errors[worst], floats[worst], limits[worst]))
     )
+
+
+def dependence(maps: Mapping[int, Sequence[NDArray[np.generic]]]) -> float | None:
+    """Largest difference between two pictures' heatmaps of the same class or rank, relative to the largest value."""
+    found = []
+    for same in maps.values():
+        stack = np.stack([one.astype(np.float64) for one in same])
+        top = float(np.abs(stack).max())
+        found.append(float((stack.max(0) - stack.min(0)).max()) / top if top > 0 else 0.0)
+    return max(found, default=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -17,7 +17,7 @@ from dkcam.export.camera import CONDITIONS, camera_pictures
 from dkcam.export.checkpoint import Checkpoint
 from dkcam.export.checkpoint_graph import write_graph
 from dkcam.export.model import scaled
-from dkcam.export.parity import Parity, Row, judge, worse
+from dkcam.export.parity import Parity, Row, dependence, judge, worse
 from dkcam.export.pictures import Pictures
 from dkcam.export.reference import Reference
 from dkcam.export.sizes import STRIDE
@@ -125,16 +125,6 @@ def _crosses_backbone(spec: ModelSpec) -> bool:
     return spec.explanation.layers[0] != "layer4" and bool(
         set(spec.explanation.outputs) & {"weights", "heatmap", "heatmap_std", "gradient"}
     )
-
-
-def dependence(maps: Mapping[int, Sequence[NDArray[np.generic]]]) -> float | None:
-    """Largest difference between two pictures' heatmaps of the same class or rank, relative to the largest value."""
-    found = []
-    for same in maps.values():
-        stack = np.stack([one.astype(np.float64) for one in same])
-        top = float(np.abs(stack).max())
-        found.append(float((stack.max(0) - stack.min(0)).max()) / top if top > 0 else 0.0)
-    return max(found, default=None)
 
 
 def _sized(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -17,7 +17,7 @@ from dkcam.export.checking.graph_reference import GraphReference
 from dkcam.export.checking.kinks import Kink, follow
 from dkcam.export.explain.layers import Layer
 from dkcam.export.explain.tasks import Task
-from dkcam.export.parity import Parity, Row, judge, worse
+from dkcam.export.parity import Parity, Row, dependence, judge, worse
 from dkcam.export.reference import Answer
 from dkcam.spec import ModelSpec
 
@@ -124,13 +124,3 @@ class Comparison(Generic[R]):
         ordered = tuple(self._rows[name, kind] for name in self._subject.outputs for kind in self._counts)
         figures = (dependence(self._maps), self._followed, self._units, 0.0, 0.0, self._counts, classes, self._plainly, differences)
         return Parity(ordered, *figures)
-
-
-def dependence(maps: Mapping[int, Sequence[NDArray[np.generic]]]) -> float | None:
-    """Largest difference between two pictures' heatmaps of the same class or rank, relative to the largest value."""
-    found = []
-    for same in maps.values():
-        stack = np.stack([one.astype(np.float64) for one in same])
-        top = float(np.abs(stack).max())
-        found.append(float((stack.max(0) - stack.min(0)).max()) / top if top > 0 else 0.0)
-    return max(found, default=None)

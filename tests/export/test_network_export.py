@@ -281,6 +281,17 @@ def test_a_wrong_map_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
         explained(Convolutional(Head(5)))
 
 
+def test_heat_that_no_picture_changes_is_refused() -> None:
+    """Right by autograd and worth nothing: all that reaches the scores is a bias."""
+    torch.manual_seed(0)
+    module = Convolutional(Head(5))
+    assert explained(module).parity.input_dependence > 0.01  # type: ignore[union-attr]
+    with torch.no_grad():
+        next(one for one in module.modules() if isinstance(one, nn.Conv2d)).weight.zero_()
+    with pytest.raises(ParityError, match="different pictures gave the same heatmap"):
+        explained(module)
+
+
 def test_pictures_whose_ties_the_file_decides_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     said, batches = File.said, itertools.count()
     monkeypatch.setattr(File, "said", lambda file, image, classes: replace(said(file, image, classes), plainly=next(batches) != 1))
