@@ -1,26 +1,39 @@
 from __future__ import annotations
 
 import json
-import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from dkcam.tools.bench import peers
+from dkcam.tools.bench import peers, timing
 from dkcam.tools.bench.timing import paired
 from dkcam.tools.bench_command import main
 from tests.marks import slow
 
 
-def test_ratios_are_taken_within_rounds() -> None:
+@pytest.fixture
+def takes(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """The clock of ``paired`` goes on by so many seconds, and not by itself."""
+    now = [0.0]
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def go_on(seconds: float) -> None:
+        now[0] += seconds
+
+    return go_on
+
+
+def test_ratios_are_taken_within_rounds(takes: Callable[[float], None]) -> None:
     """A machine that slows down in the middle changes the times, not the ratio."""
     slow = [1, 1, 1, 5, 5, 5, 1, 1]
-    rows = paired({"one": lambda n: time.sleep(0.004 * slow[n % 8]), "two": lambda n: time.sleep(0.008 * slow[n % 8])}, "one", 16, warm=0)
+    rows = paired({"one": lambda n: takes(0.004 * slow[n % 8]), "two": lambda n: takes(0.008 * slow[n % 8])}, "one", 16, warm=0)
     assert [row.name for row in rows] == ["one", "two"] and rows[0].ratio == 1
-    assert 1.5 < rows[1].ratio < 2.3 and rows[1].rounds == 16
+    assert rows[1].ratio == pytest.approx(2) and rows[1].rounds == 16
 
 
 def test_warm_rounds_are_run_and_not_counted() -> None:
@@ -29,7 +42,7 @@ def test_warm_rounds_are_run_and_not_counted() -> None:
     assert calls == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4] and row.rounds == 3
 
 
-def test_nobody_pays_for_what_ran_before_it() -> None:
+def test_nobody_pays_for_what_ran_before_it(takes: Callable[[float], None]) -> None:
     """A neighbour that slows the next run, as spinning threads do, leaves the times of the others as they are."""
     state = {"hot": False}
 
@@ -37,11 +50,11 @@ def test_nobody_pays_for_what_ran_before_it() -> None:
         state["hot"] = True
 
     def other(number: int) -> None:
-        time.sleep(0.02 if state["hot"] else 0.002)
+        takes(0.02 if state["hot"] else 0.002)
         state["hot"] = False
 
     rows = {row.name: row for row in paired({"reference": other, "neighbour": hot, "third": other}, "reference", 12)}
-    assert rows["reference"].p99_ms < 15 and rows["third"].p99_ms < 15
+    assert rows["reference"].p99_ms == pytest.approx(2) and rows["third"].p99_ms == pytest.approx(2)
 
 
 def test_the_order_changes_from_round_to_round() -> None:
