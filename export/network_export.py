@@ -21,7 +21,7 @@ from dkcam.errors import ExportError
 from dkcam.export.assemble import Wanted, to_bytes
 from dkcam.export.camera import CONDITIONS, camera_pictures
 from dkcam.export.checking.comparison import Subject
-from dkcam.export.checking.engine import Outputs
+from dkcam.export.checking.engine import Outputs, open_session
 from dkcam.export.checking.original import Session, compare, network_input
 from dkcam.export.checking.score_check import check_score
 from dkcam.export.checking.verify_detect import ANY, check_scores, verify_detect
@@ -37,7 +37,7 @@ from dkcam.export.pictures import Pictures
 from dkcam.export.precision.build import Subject as LowSubject
 from dkcam.export.precision.build import build
 from dkcam.export.precision.numerics import Numerics
-from dkcam.export.prepare import DEFAULT_OUTPUTS, OWN, Prepared, prepare
+from dkcam.export.prepare import DEFAULT_OUTPUTS, OWN, Prepared, own_name, prepare
 from dkcam.export.writer import Dimension
 from dkcam.fields import MAPS, OUTPUTS
 from dkcam.printable import printable
@@ -50,14 +50,10 @@ def with_sample(network: Network) -> Network:
     """The network with its outputs for one rendered scene, which tell a detector's boxes in pixels from those in 0..1."""
     if network.sample is not None or any(output.shape is None or len(output.shape) not in (2, 3) for output in network.outputs):
         return network
-    import onnxruntime
-
     ((_, picture),) = camera_pictures(np.random.default_rng(0), *network.size, 1)
     batch = network.batch[0]
     given = network_input(np.repeat(picture[None], batch, axis=0), network.picture)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(ir.to_proto(network.model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_session(bytes(ir.to_proto(network.model).SerializeToString()))
     names = [output.name or "" for output in network.outputs]
     said = session.run(names, {network.image.name: given})
     return replace(network, sample=dict(zip(names, said, strict=True)))
@@ -143,11 +139,7 @@ def _export(
     else:
         check_score(prepared.model, prepared.task, {"image": batches[0][2]}, np.random.default_rng(0))
         parity = verify_graph(data, subject, judged, _run)
-    names = {
-        output.name or "": new
-        for output, new in zip(network.outputs, prepared.own, strict=False)
-        if new in _kept(prepared, options, network.names)
-    }
+    names = {name: own_name(name) for name in network.names if own_name(name) in prepared.own}
     if original is not None and names:
         rows, why = _unchanged(data, original, network, batches[0], names)
         parity, notes = replace(parity, rows=(*parity.rows, *rows)), (*notes, *why)
@@ -182,16 +174,10 @@ def _write(network: Network, options: ExportOptions, spec: ModelSpec, numerics: 
     if numerics is not None:
         prepared = prepared.lowered(numerics)
     told = spec.explanation
-    wanted = Wanted(prepared.layers, told.method, told.count, told.per_image, told.outputs, _kept(prepared, options, network.names))
+    wanted = Wanted(prepared.layers, told.method, told.count, told.per_image, told.outputs, prepared.own)
     model = prepared.write(wanted)
     store_half(model)
     return to_bytes(model, spec)
-
-
-def _kept(prepared: Prepared, options: ExportOptions, names: Sequence[str]) -> Mapping[str, ir.Value]:
-    """The network's own outputs that stay: those that are named, else all. names: of all of them."""
-    _, named = _asked(options, names)
-    return {name: value for name, value in prepared.own.items() if not named or name.removeprefix(OWN) in named}
 
 
 def _outputs(fixed: Sequence[str], prepared: Prepared) -> tuple[str, ...]:

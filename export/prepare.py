@@ -40,8 +40,8 @@ OWN = "network."  # before an output of the network whose name is one of these
 @dataclass(frozen=True)
 class Prepared:
     """model: with its input ``image`` in place and nothing explained. batch: what the graph has as its first dimension. own: the
-    network's own outputs, by the name they get. classes: how many classes or outputs there are. head: the paper's, where it has
-    one. plan: of a detector.
+    network's own outputs that stay (those that are named, else all), by the name they get. classes: how many classes or outputs there
+    are. head: the paper's, where it has one. plan: of a detector.
     """
 
     model: ir.Model
@@ -83,6 +83,11 @@ class Prepared:
         return self.model
 
 
+def own_name(name: str) -> str:
+    """What an output of the network is called in the file."""
+    return f"{OWN}{name}" if name in FIXED else name
+
+
 def prepare(
     network: Network, *, kind: str, task: str, layers: Sequence[str], named: Sequence[str], labels: int, decode: str | None = None
 ) -> Prepared:
@@ -115,7 +120,7 @@ def prepare(
         chosen = plan.layers
     else:
         chosen = (found.coarsest() if found_task.kind == "dense" else found.default(),)
-    own = {name if name not in FIXED else f"{OWN}{name}": value for name, value in zip(names, outputs, strict=True) if _known(value)}
+    own = {own_name(name): value for name, value in zip(names, outputs, strict=True) if _known(value) and (not named or name in named)}
     count = plan.layout.first + plan.raw.classes if plan is not None else _count(found_task)
     return Prepared(model, shape_of(image)[0], found_task, chosen, found, own, count, plan=plan)
 

@@ -122,5 +122,13 @@ class Comparison(Generic[R]):
     def parity(self, classes: int, differences: float | None = None) -> Parity:
         """classes: how many were judged. differences: see ``Parity``."""
         ordered = tuple(self._rows[name, kind] for name in self._subject.outputs for kind in self._counts)
-        figures = (dependence(self._maps), self._followed, self._units, 0.0, 0.0, self._counts, classes, self._plainly, differences)
-        return Parity(ordered, *figures)
+        return Parity(
+            ordered,
+            input_dependence=dependence(self._maps),
+            kinks=self._followed,
+            units=self._units,
+            images=self._counts,
+            classes=classes,
+            plainly=self._plainly,
+            differences=differences,
+        )
